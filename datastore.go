@@ -9,6 +9,8 @@ type Datastore struct {
 	Status DatastoreStatus `json:"status" readOnly:"true"`
 	// Applied is the last spec that was rolled out whole. A change that fails for good is rolled back to it.
 	Applied *DatastoreSpec `json:"applied,omitempty" readOnly:"true"`
+	// AppliedGeneration is the generation that Applied stems from: behind Generation while a change is under way.
+	AppliedGeneration int64 `json:"applied_generation" readOnly:"true"`
 	// DeletingAt is set from the moment the deletion was asked for.
 	DeletingAt *time.Time `json:"deleting_at,omitempty" readOnly:"true"`
 }
@@ -103,9 +105,9 @@ type DatastoreStatus struct {
 	// ReadyInstances of Spec.Instances are running in their role.
 	ReadyInstances int        `json:"ready_instances"`
 	Endpoints      []Endpoint `json:"endpoints,omitempty"`
-	// AppliedGeneration is the generation that all instances have taken on.
-	AppliedGeneration int64      `json:"applied_generation"`
-	AvailableSince    *time.Time `json:"available_since,omitempty"`
+	// ObservedGeneration is the generation that every instance has taken on.
+	ObservedGeneration int64      `json:"observed_generation"`
+	AvailableSince     *time.Time `json:"available_since,omitempty"`
 }
 
 // EndpointRole says what an endpoint leads to.

@@ -7,6 +7,9 @@ type Host struct {
 	Meta
 	Spec   HostSpec   `json:"spec"`
 	Status HostStatus `json:"status" readOnly:"true"`
+	// Allocated is what instances on the host have been promised. Placement changes it in the transaction that makes
+	// or removes an instance, so that nothing is promised twice.
+	Allocated Capacity `json:"allocated" readOnly:"true"`
 }
 
 // HostSpec is what a person says of a host.

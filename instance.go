@@ -34,14 +34,15 @@ type InstanceSpec struct {
 	RestartSeq int64 `json:"restart_seq"`
 	// Absent asks the agent to unmake the place with all that is in it.
 	Absent bool `json:"absent,omitempty"`
-	// JoinTokenHash is the SHA-256 of the keeper's one-time join token; emptied when used.
-	JoinTokenHash string `json:"join_token_hash,omitempty"`
 }
 
 // InstanceStatus has a part for each of its two observers.
 type InstanceStatus struct {
 	Place    PlaceStatus    `json:"place"`    // written for the agent
 	Database DatabaseStatus `json:"database"` // written for the keeper
+	// KeeperKey is the SHA-256 of the public key with which the keeper joined; its join token is used up from then on,
+	// but for the same key.
+	KeeperKey string `json:"keeper_key,omitempty"`
 }
 
 // PlaceState is the state of the place in which an instance lives.
