@@ -49,11 +49,9 @@ func (s *Store) noteMeta(key string, value []byte) {
 	s.epoch.Store(max(epoch, s.epoch.Load()))
 }
 
-// ensureEpoch gives a fresh state its first epoch.
+// ensureEpoch reads the epoch, and gives a fresh state its first one. It comes before the listing: etcd starts a watch
+// at once that begins where etcd is, and lets one wait for up to 100 ms that begins before.
 func (s *Store) ensureEpoch(ctx context.Context) error {
-	if s.Epoch() != 0 {
-		return nil
-	}
 	value := strconv.FormatUint(nextEpoch(time.Now()), 10)
 	resp, err := s.client.Txn(ctx).
 		If(clientv3.Compare(clientv3.CreateRevision(s.epochKey()), "=", 0)).

@@ -55,7 +55,7 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("lease TTL %s is below etcd's smallest, 1s", c.LeaseTTL)
 	}
 	if c.Client == nil || c.Sealer == nil || c.Log == nil || c.ServerName == "" {
-		return c, errors.New("Client, Sealer, Log and ServerName are wanted")
+		return c, errors.New("its Client, Sealer, Log and ServerName are wanted")
 	}
 	c.Watchdog = c.Watchdog.withDefaults()
 	return c, nil
@@ -143,10 +143,10 @@ func newStore(cfg Config) *Store {
 }
 
 func (s *Store) open(ctx context.Context) error {
-	if err := s.load(ctx); err != nil {
+	if err := s.ensureEpoch(ctx); err != nil {
 		return err
 	}
-	if err := s.ensureEpoch(ctx); err != nil {
+	if err := s.load(ctx); err != nil {
 		return err
 	}
 	if err := s.grantLease(ctx); err != nil {
