@@ -218,6 +218,8 @@ func TestReusedPIDIsNotMistaken(t *testing.T) {
 	if err := syscall.Kill(p.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
+	// Numbers come round again after minutes at the soonest; the start time counts hundredths of a second.
+	<-time.After(30 * time.Millisecond)
 	stranger := exec.CommandContext(t.Context(), "/bin/sleep", "3600")
 	if err := stranger.Start(); err != nil {
 		t.Fatal(err)
