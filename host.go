@@ -65,8 +65,9 @@ type Pool struct {
 type PoolSpec struct {
 	Region     string `json:"region"`
 	Hypervisor string `json:"hypervisor"` // name of the hypervisor driver, as in "process"
-	// Overcommit is how many times over CPU may be promised, in percent: 100 is none. Memory is never promised twice.
-	CPUOvercommitPercent int `json:"cpu_overcommit_percent"`
+	// How many times over CPU and storage may be promised, in percent: 100 (and 0) is none. Memory is never promised twice.
+	CPUOvercommitPercent     int `json:"cpu_overcommit_percent,omitempty"`
+	StorageOvercommitPercent int `json:"storage_overcommit_percent,omitempty"`
 }
 
 // Region is where pools live. One region is one cell.

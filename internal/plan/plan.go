@@ -15,16 +15,15 @@ import (
 
 // The steps that plans are made of. internal/step holds a do and an undo for each.
 const (
-	TakeSpec        = "spec.take"        // remember which generation is rolled out; its undo goes back to the applied spec
-	PlaceMembers    = "members.place"    // choose hosts and ask for places; its undo removes the instances whole
-	ReadyMembers    = "members.ready"    // wait until they serve in their role
-	RemoveMembers   = "members.remove"   // unmake instances with all that is theirs
-	ResizeMember    = "members.resize"   // give an instance another plan or volume
-	RestartMember   = "members.restart"  // restart one database
-	StopMembers     = "members.stop"     // stop databases, keep their data
-	StartMembers    = "members.start"    // start stopped databases
-	Settle          = "datastore.settle" // wait until every instance has taken on the generation
-	ForgetDatastore = "datastore.forget" // remove the datastore's own objects and secrets
+	TakeSpec      = "spec.take"        // remember which generation is rolled out; its undo goes back to the applied spec
+	PlaceMembers  = "members.place"    // choose hosts and ask for places; its undo removes the instances whole
+	ReadyMembers  = "members.ready"    // wait until they serve in their role
+	RemoveMembers = "members.remove"   // unmake instances with all that is theirs
+	ResizeMember  = "members.resize"   // give an instance another plan or volume
+	RestartMember = "members.restart"  // restart one database
+	StopMembers   = "members.stop"     // stop databases, keep their data
+	StartMembers  = "members.start"    // start stopped databases
+	Settle        = "datastore.settle" // wait until every instance has taken on the generation
 )
 
 // GenerationArgs is the argument of TakeSpec and Settle.
@@ -170,11 +169,11 @@ func stopStart(o Observed, name, take, first, rest string) []orrery.JobStep {
 	return steps
 }
 
-// Delete plans the end. It does not look at what is there: whatever is there when it runs goes.
+// Delete plans the end. It does not look at what is there: whatever is there when it runs goes. The datastore itself
+// goes in the job's last transaction.
 func Delete(Observed) []orrery.JobStep {
 	return []orrery.JobStep{
 		step(RemoveMembers, MembersArgs{All: true}, "Remove all instances with their data"),
-		step(ForgetDatastore, struct{}{}, "Forget the datastore"),
 	}
 }
 
