@@ -330,3 +330,13 @@ func tail(s string) string {
 	}
 	return s
 }
+
+// PID is the process ID of the plane.
+func (p *Plane) PID() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		return 0
+	}
+	return p.cmd.Process.Pid
+}
