@@ -48,8 +48,12 @@ func keeperWish(f facts) session.KeeperWish {
 		}
 		peer := engine.Peer{Instance: m.ID, Role: m.Spec.Role, Address: m.Status.Place.Address, Port: m.Status.Place.Port}
 		d.Peers = append(d.Peers, peer)
-		// A replica is told of its primary when that serves, so that it need not try in vain.
-		if m.Spec.Role == orrery.RolePrimary && in.Spec.Role == orrery.RoleReplica && peer.Port != 0 && m.Status.Database.SystemID != "" {
+		if m.Spec.Role != orrery.RolePrimary {
+			continue
+		}
+		d.SystemID = m.Status.Database.SystemID
+		// A replica is told of its primary once that has served, so that it need not try in vain.
+		if in.Spec.Role == orrery.RoleReplica && peer.Port != 0 && d.SystemID != "" {
 			d.Primary = &peer
 		}
 	}
