@@ -13,11 +13,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
-	"time"
 
 	"github.com/orrery-db/orrery/client"
 )
@@ -32,19 +31,20 @@ type Options struct {
 	Warm int
 	// Flags are added to the command line.
 	Flags []string
+	// Split runs server and agent as processes of their own.
+	Split bool
 	// Output gets what the plane says; discarded where nil.
 	Output io.Writer
 }
 
-// Plane is a running plane in one process.
+// Plane is a plane on this machine.
 type Plane struct {
 	Options
 	API, Session string // addresses, kept over restarts
 	ports        string
 
-	mu   sync.Mutex
-	cmd  *exec.Cmd
-	done chan error
+	server, agent process
+	joined        bool
 }
 
 // Context is what the plane writes for its clients, beside its other files.
@@ -80,87 +80,76 @@ func New(o Options) (*Plane, error) {
 
 // Args are the flags that every command on this plane's folder needs.
 func (p *Plane) Args(verb ...string) []string {
-	args := append(verb, "--data-dir", p.Dir, "--api-listen", p.API, "--session-listen", p.Session, "--ports", p.ports)
+	return append(p.serverArgs(verb...), "--ports", p.ports)
+}
+
+func (p *Plane) serverArgs(verb ...string) []string {
+	args := append(slices.Clone(verb), "--data-dir", p.Dir, "--api-listen", p.API, "--session-listen", p.Session)
 	if p.Warm >= 0 {
 		args = append(args, "--warm", strconv.Itoa(p.Warm))
 	}
 	return append(args, p.Flags...)
 }
 
+func (p *Plane) agentArgs(verb ...string) []string {
+	return append(slices.Clone(verb), "--data-dir", p.Dir, "--ports", p.ports)
+}
+
 // Start starts the plane and waits until it is ready.
 func (p *Plane) Start(ctx context.Context) error {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return fmt.Errorf("make a pipe: %w", err)
+	if !p.Split {
+		return p.server.start(ctx, p.Binary, p.Output, p.Args("up", "--foreground"))
 	}
-	defer r.Close()
-	cmd := exec.Command(p.Binary, p.Args("up", "--foreground")...) //nolint:noctx // outlives ctx; Stop and Kill end it
-	cmd.ExtraFiles = []*os.File{w}
-	cmd.Env = append(os.Environ(), "ORRERY_READY_FD=3")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
-	if p.Output != nil {
-		cmd.Stdout, cmd.Stderr = p.Output, p.Output
+	if err := p.StartServer(ctx); err != nil {
+		return err
 	}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start %s: %w", p.Binary, err)
-	}
-	w.Close()
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
-	p.mu.Lock()
-	p.cmd, p.done = cmd, done
-	p.mu.Unlock()
-	stop := context.AfterFunc(ctx, func() { r.Close() })
-	defer stop()
-	b, err := io.ReadAll(r)
-	switch line := strings.TrimSpace(string(b)); {
-	case line == "ready":
-		return nil
-	case line != "":
-		return fmt.Errorf("the plane did not start: %s", line)
-	case err != nil:
-		return fmt.Errorf("wait for the plane: %w", errors.Join(ctx.Err(), err))
-	}
-	return fmt.Errorf("the plane ended before it was ready: %s", tail(said.String()))
+	return p.StartAgent(ctx)
 }
 
-// Signal sends a signal to the plane's process.
-func (p *Plane) Signal(sig os.Signal) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.cmd == nil {
-		return errors.New("the plane does not run")
-	}
-	return p.cmd.Process.Signal(sig)
+// StartServer starts the server alone.
+func (p *Plane) StartServer(ctx context.Context) error {
+	return p.server.start(ctx, p.Binary, p.Output, p.serverArgs("server"))
 }
 
-// Kill ends the plane's process with SIGKILL and waits until it is gone. Databases stay.
-func (p *Plane) Kill() error { return p.end(syscall.SIGKILL) }
-
-// Stop ends the plane's process with SIGTERM and waits until it is gone. Databases stay.
-func (p *Plane) Stop() error { return p.end(syscall.SIGTERM) }
-
-func (p *Plane) end(sig os.Signal) error {
-	p.mu.Lock()
-	cmd, done := p.cmd, p.done
-	p.cmd = nil
-	p.mu.Unlock()
-	if cmd == nil {
-		return nil
+// StartAgent starts the agent alone; the first time it joins with a token that the server makes.
+func (p *Plane) StartAgent(ctx context.Context) error {
+	args := append(p.agentArgs("agent"), "--server", p.Session)
+	if !p.joined {
+		c, err := p.Client()
+		if err != nil {
+			return err
+		}
+		token, err := c.CreateJoinToken(ctx)
+		if err != nil {
+			return err
+		}
+		args = append(args, "--join-token", token)
 	}
-	if err := cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("signal the plane: %w", err)
+	if err := p.agent.start(ctx, p.Binary, p.Output, args); err != nil {
+		return err
 	}
-	select {
-	case <-done:
-		return nil
-	case <-time.After(30 * time.Second):
-		_ = cmd.Process.Kill()
-		return errors.New("the plane did not end within 30 s of being asked to")
-	}
+	p.joined = true
+	return nil
 }
+
+// Kill ends the plane's processes with SIGKILL and waits until they are gone. Databases stay.
+func (p *Plane) Kill() error {
+	return errors.Join(p.server.end(syscall.SIGKILL), p.agent.end(syscall.SIGKILL))
+}
+
+// Stop ends the plane's processes with SIGTERM and waits until they are gone. Databases stay.
+func (p *Plane) Stop() error {
+	return errors.Join(p.agent.end(syscall.SIGTERM), p.server.end(syscall.SIGTERM))
+}
+
+// KillServer ends the server alone with SIGKILL.
+func (p *Plane) KillServer() error { return p.server.end(syscall.SIGKILL) }
+
+// KillAgent ends the agent alone with SIGKILL.
+func (p *Plane) KillAgent() error { return p.agent.end(syscall.SIGKILL) }
+
+// PID is the process ID of the server.
+func (p *Plane) PID() int { return p.server.pid() }
 
 // Client makes a client with the administrator's token.
 func (p *Plane) Client() (*client.Client, error) {
@@ -331,12 +320,5 @@ func tail(s string) string {
 	return s
 }
 
-// PID is the process ID of the plane.
-func (p *Plane) PID() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.cmd == nil {
-		return 0
-	}
-	return p.cmd.Process.Pid
-}
+// AgentPID is the process ID of the agent, 0 while it does not run as a process of its own.
+func (p *Plane) AgentPID() int { return p.agent.pid() }
