@@ -9,9 +9,9 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net"
-	"strings"
 
 	"github.com/orrery-db/orrery"
+	"github.com/orrery-db/orrery/internal/iam"
 	"github.com/orrery-db/orrery/internal/pki"
 	"github.com/orrery-db/orrery/internal/session"
 	"github.com/orrery-db/orrery/internal/store"
@@ -48,7 +48,7 @@ func (h *Hub) Join(ctx context.Context, token, name string, pub crypto.PublicKey
 		err = h.joinInstance(ctx, t, key)
 	} else {
 		who = session.Identity{Kind: session.KindHost}
-		who.ID, err = h.joinHost(ctx, t, name, key)
+		who.ID, err = h.joinHost(ctx, token, name)
 	}
 	if err != nil {
 		return "", nil, nil, err
@@ -83,22 +83,19 @@ func (h *Hub) joinInstance(ctx context.Context, t pki.JoinToken, key string) err
 }
 
 // joinHost uses a host token up and makes the host, in one transaction.
-func (h *Hub) joinHost(ctx context.Context, t pki.JoinToken, name, key string) (string, error) {
+func (h *Hub) joinHost(ctx context.Context, token, name string) (string, error) {
 	if err := orrery.CheckName("name", name); err != nil {
 		return "", err
 	}
 	id := orrery.NewID(orrery.PrefixHost)
 	_, err := h.Store.Update(ctx, func(tx *store.Tx) error {
-		tok, err := h.Store.Tokens.TxGet(tx, t.ID)
-		if err != nil || tok.Role != RoleJoinHost || tok.Hash != HashSecret(t.Secret) {
-			return refused("the token is unknown")
-		}
-		if tok.RevokedAt != nil {
-			return refused("the token has been used")
-		}
 		now := h.Now().UTC()
-		if tok.ExpiresAt != nil && now.After(*tok.ExpiresAt) {
-			return refused("the token has expired")
+		tok, err := iam.CheckJoinToken(token, func(id string) (*orrery.Token, bool) {
+			t, err := h.Store.Tokens.TxGet(tx, id)
+			return t, err == nil
+		}, now)
+		if err != nil {
+			return err
 		}
 		tok.RevokedAt = &now
 		if err := h.Store.Tokens.Put(tx, tok); err != nil {
@@ -162,13 +159,4 @@ func (h *Hub) known(who session.Identity) error {
 func refused(why string) error {
 	return orrery.Errorf(orrery.KindUnauthorized, "cannot join: %s", why).WithCode("join_refused").
 		WithHint("Make a new token: orrery admin join-token.")
-}
-
-// RoleJoinHost is the role of tokens that let one host join, once.
-const RoleJoinHost = "join-host"
-
-// HashSecret is how a token's secret part is kept: SHA-256, hex.
-func HashSecret(secret string) string {
-	sum := sha256.Sum256([]byte(strings.TrimSpace(secret)))
-	return hex.EncodeToString(sum[:])
 }

@@ -117,7 +117,11 @@ func (h *Hub) putInstances(tx *store.Tx, ids []string, change func(*orrery.Insta
 			}
 			return err
 		}
-		status := observe.Datastore(ds, h.Store.Instances.TxBy(tx, "datastore", id), h.Now())
+		members, err := h.Store.Instances.TxBy(tx, "datastore", id)
+		if err != nil {
+			return err
+		}
+		status := observe.Datastore(ds, members, h.Now())
 		if observe.Equal(ds.Status, status) {
 			continue
 		}
@@ -137,7 +141,7 @@ func (h *Hub) catalogues(ctx context.Context, list []orrery.ParameterCatalogue) 
 			continue
 		}
 		_, err := h.Store.Update(ctx, func(tx *store.Tx) error {
-			for _, old := range h.Store.Catalogues.TxBy(tx, "name", name) {
+			if old, err := h.Store.Catalogues.TxGet(tx, name); err == nil {
 				old.Full, old.Parameters = c.Full, c.Parameters
 				return h.Store.Catalogues.Put(tx, old)
 			}

@@ -15,7 +15,7 @@ import (
 
 // The steps that plans are made of. internal/step holds a do and an undo for each.
 const (
-	TakeSpec      = "spec.take"        // remember which generation is rolled out; its undo goes back to the applied spec
+	TakeSpec      = "spec.take"        // remember which generation is rolled out
 	PlaceMembers  = "members.place"    // choose hosts and ask for places; its undo removes the instances whole
 	ReadyMembers  = "members.ready"    // wait until they serve in their role
 	RemoveMembers = "members.remove"   // unmake instances with all that is theirs

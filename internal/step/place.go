@@ -20,14 +20,17 @@ func (s *Steps) place(ctx context.Context, c *job.Context) error {
 		return err
 	}
 	var placed []string
-	_, err := s.store.Update(ctx, func(tx *store.Tx) error {
+	_, err := c.Update(ctx, func(tx *store.Tx) error {
 		placed = placed[:0]
 		ds, err := s.store.Datastores.TxGet(tx, c.Job.Object)
 		if err != nil {
 			return err
 		}
 		c.SetResult(snapshot{Generation: ds.Generation, Spec: ds.Spec})
-		have := s.store.Instances.TxBy(tx, "datastore", ds.ID)
+		have, err := s.store.Instances.TxBy(tx, "datastore", ds.ID)
+		if err != nil {
+			return err
+		}
 		want := slices.DeleteFunc(slices.Clone(args.Ordinals), func(o int) bool { return find(have, o) != nil })
 		if len(want) == 0 {
 			return nil
@@ -137,9 +140,13 @@ func (s *Steps) remove(ctx context.Context, c *job.Context) error {
 // removeMembers asks for the absence of instances, waits until their hosts' agents say that nothing is left, and only
 // then forgets them and what was booked for them.
 func (s *Steps) removeMembers(ctx context.Context, c *job.Context, which func(*orrery.Instance) bool) error {
-	_, err := s.store.Update(ctx, func(tx *store.Tx) error {
+	_, err := c.Update(ctx, func(tx *store.Tx) error {
 		tx.Essential()
-		for _, in := range s.store.Instances.TxBy(tx, "datastore", c.Job.Object) {
+		members, err := s.store.Instances.TxBy(tx, "datastore", c.Job.Object)
+		if err != nil {
+			return err
+		}
+		for _, in := range members {
 			if which(in) && !in.Spec.Absent {
 				in.Spec.Absent = true
 				if err := s.store.Instances.Put(tx, in); err != nil {
@@ -161,9 +168,13 @@ func (s *Steps) removeMembers(ctx context.Context, c *job.Context, which func(*o
 	if err != nil {
 		return err
 	}
-	_, err = s.store.Update(ctx, func(tx *store.Tx) error {
+	_, err = c.Update(ctx, func(tx *store.Tx) error {
 		tx.Essential()
-		for _, in := range s.store.Instances.TxBy(tx, "datastore", c.Job.Object) {
+		members, err := s.store.Instances.TxBy(tx, "datastore", c.Job.Object)
+		if err != nil {
+			return err
+		}
+		for _, in := range members {
 			if !which(in) {
 				continue
 			}
@@ -206,10 +217,10 @@ func (s *Steps) resizeBack(ctx context.Context, c *job.Context) error {
 }
 
 func (s *Steps) resizeTo(ctx context.Context, c *job.Context, ordinal int, planName string, storageGiB int) error {
-	_, err := s.store.Update(ctx, func(tx *store.Tx) error {
-		in := find(s.store.Instances.TxBy(tx, "datastore", c.Job.Object), ordinal)
-		if in == nil {
-			return nil
+	_, err := c.Update(ctx, func(tx *store.Tx) error {
+		in, err := s.member(tx, c.Job.Object, ordinal)
+		if err != nil || in == nil {
+			return err
 		}
 		was, err := s.size(in.Spec.Plan, in.Spec.StorageGiB)
 		if err != nil {
@@ -233,6 +244,15 @@ func (s *Steps) resizeTo(ctx context.Context, c *job.Context, ordinal int, planN
 		return s.store.Instances.Put(tx, in)
 	})
 	return err
+}
+
+// member gives the instance with an ordinal, nil where there is none.
+func (s *Steps) member(tx *store.Tx, datastore string, ordinal int) (*orrery.Instance, error) {
+	members, err := s.store.Instances.TxBy(tx, "datastore", datastore)
+	if err != nil {
+		return nil, err
+	}
+	return find(members, ordinal), nil
 }
 
 func find(list []*orrery.Instance, ordinal int) *orrery.Instance {

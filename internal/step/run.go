@@ -18,15 +18,7 @@ import (
 func (s *Steps) wait(ctx context.Context, c *job.Context, which func(*orrery.Instance) bool,
 	cond func(*orrery.Instance) (done bool, what string, err error)) error {
 	said := map[string]string{}
-	wake := func(ch store.Change) bool {
-		for _, v := range []any{ch.New, ch.Old} {
-			if in, ok := v.(*orrery.Instance); ok && in != nil && in.Spec.Datastore == c.Job.Object {
-				return true
-			}
-		}
-		return false
-	}
-	err := s.store.WaitFor(ctx, wake, func() (bool, error) {
+	err := s.store.WaitFor(ctx, nil, func() (bool, error) {
 		all := true
 		for _, in := range s.store.Instances.By("datastore", c.Job.Object) {
 			if !which(in) {
@@ -46,7 +38,7 @@ func (s *Steps) wait(ctx context.Context, c *job.Context, which func(*orrery.Ins
 			}
 		}
 		return all, nil
-	})
+	}, s.store.Instances.TopicBy("datastore", c.Job.Object))
 	if err != nil && ctx.Err() != nil && len(said) > 0 {
 		var open []string
 		for _, in := range s.store.Instances.By("datastore", c.Job.Object) {
@@ -125,11 +117,11 @@ func (s *Steps) restart(ctx context.Context, c *job.Context) error {
 		return err
 	}
 	asked := false
-	_, err := s.store.Update(ctx, func(tx *store.Tx) error {
+	_, err := c.Update(ctx, func(tx *store.Tx) error {
 		asked = false
-		in := find(s.store.Instances.TxBy(tx, "datastore", c.Job.Object), args.Ordinal)
-		if in == nil {
-			return nil
+		in, err := s.member(tx, c.Job.Object, args.Ordinal)
+		if err != nil || in == nil {
+			return err
 		}
 		if in.Spec.RestartSeq >= args.Target {
 			asked = true
@@ -176,8 +168,12 @@ func (s *Steps) setStopped(ctx context.Context, c *job.Context, stopped bool) er
 		return err
 	}
 	which := among(args.Ordinals)
-	_, err := s.store.Update(ctx, func(tx *store.Tx) error {
-		for _, in := range s.store.Instances.TxBy(tx, "datastore", c.Job.Object) {
+	_, err := c.Update(ctx, func(tx *store.Tx) error {
+		members, err := s.store.Instances.TxBy(tx, "datastore", c.Job.Object)
+		if err != nil {
+			return err
+		}
+		for _, in := range members {
 			if which(in) && in.Spec.Stopped != stopped {
 				in.Spec.Stopped = stopped
 				if err := s.store.Instances.Put(tx, in); err != nil {

@@ -51,7 +51,7 @@ func New(cfg Config) *Steps {
 func (s *Steps) Defs() map[string]job.Def {
 	const quick, slow = 2 * time.Minute, 30 * time.Minute
 	return map[string]job.Def{
-		plan.TakeSpec:      {Do: s.takeSpec, Undo: s.revertSpec, Timeout: quick},
+		plan.TakeSpec:      {Do: s.takeSpec, Undo: job.NothingToUndo, Timeout: quick},
 		plan.PlaceMembers:  {Do: s.place, Undo: s.unplace, Timeout: quick},
 		plan.ReadyMembers:  {Do: s.ready, Undo: job.NothingToUndo, Timeout: slow},
 		plan.RemoveMembers: {Do: s.remove, Undo: job.NothingToUndo, Timeout: slow},
@@ -75,13 +75,15 @@ func (s *Steps) Kinds() []job.Kind {
 				}
 				return make(o), nil
 			},
+			Input:    plan.GenerationArgs{},
 			Finished: s.commit,
+			Undone:   s.revert,
 		}
 	}
 	create := kind(KindCreate, plan.Create)
 	create.Undone = s.forget
 	remove := kind(KindDelete, plan.Delete)
-	remove.ForwardOnly, remove.Finished = true, s.forget
+	remove.ForwardOnly, remove.TakesOver, remove.Finished, remove.Undone = true, true, s.forget, nil
 	return []job.Kind{create, kind(KindUpdate, plan.Update), kind(KindRestart, plan.Restart),
 		kind(KindPause, plan.Pause), kind(KindResume, plan.Resume), remove}
 }
@@ -115,28 +117,30 @@ func (s *Steps) takeSpec(_ context.Context, c *job.Context) error {
 	return nil
 }
 
-// revertSpec goes back to the applied spec, unless somebody has asked for something newer since.
-func (s *Steps) revertSpec(ctx context.Context, c *job.Context) error {
-	var taken snapshot
-	if err := c.Result(&taken); err != nil {
+// revert runs in the last transaction of a change that was undone: back to the applied spec, unless somebody has asked
+// for something newer since, which has its own job.
+func (s *Steps) revert(tx *store.Tx, j *orrery.Job) error {
+	ds, err := s.store.Datastores.TxGet(tx, j.Object)
+	if err != nil {
+		return ignoreNotFound(err)
+	}
+	var mine plan.GenerationArgs
+	if err := decode(j.Input, &mine); err != nil {
 		return err
 	}
-	_, err := s.store.Update(ctx, func(tx *store.Tx) error {
-		tx.Essential()
-		ds, err := s.store.Datastores.TxGet(tx, c.Job.Object)
-		if err != nil || ds.Applied == nil || ds.AppliedGeneration >= ds.Generation {
-			return ignoreNotFound(err)
+	var taken snapshot
+	if len(j.Steps) > 0 {
+		if err := decode(j.Steps[0].Result, &taken); err != nil {
+			return err
 		}
-		if taken.Generation != 0 && ds.Generation > taken.Generation {
-			return nil
-		}
-		ds.Spec = *ds.Applied
-		ds.Generation++
-		ds.AppliedGeneration = ds.Generation
-		s.derive(tx, ds)
-		return s.store.Datastores.Put(tx, ds)
-	})
-	return err
+	}
+	if ds.Applied == nil || ds.Generation > max(mine.Generation, taken.Generation) {
+		return nil
+	}
+	ds.Spec = *ds.Applied
+	ds.Generation++
+	ds.AppliedGeneration = ds.Generation
+	return s.put(tx, ds)
 }
 
 // commit runs in a job's last transaction: what was taken on is now applied.
@@ -157,8 +161,7 @@ func (s *Steps) commit(tx *store.Tx, j *orrery.Job) error {
 	if ds.Status.Term == 0 {
 		ds.Status.Term = 1
 	}
-	s.derive(tx, ds)
-	return s.store.Datastores.Put(tx, ds)
+	return s.put(tx, ds)
 }
 
 // forget runs in the last transaction of a deletion and of a creation that was undone: the datastore goes with its secrets.
@@ -167,7 +170,7 @@ func (s *Steps) forget(tx *store.Tx, j *orrery.Job) error {
 	if err != nil {
 		return ignoreNotFound(err)
 	}
-	for _, secret := range s.store.Secrets.By("datastore", ds.ID) {
+	for _, secret := range s.store.Secrets.By("owner", ds.ID) {
 		if err := s.store.Secrets.Delete(tx, secret.ID); err != nil {
 			return err
 		}
@@ -175,9 +178,14 @@ func (s *Steps) forget(tx *store.Tx, j *orrery.Job) error {
 	return s.store.Datastores.Delete(tx, ds.ID)
 }
 
-// derive brings ds.Status up to date inside a transaction.
-func (s *Steps) derive(tx *store.Tx, ds *orrery.Datastore) {
-	ds.Status = observe.Datastore(ds, s.store.Instances.TxBy(tx, "datastore", ds.ID), s.now())
+// put writes a datastore with its status brought up to date.
+func (s *Steps) put(tx *store.Tx, ds *orrery.Datastore) error {
+	members, err := s.store.Instances.TxBy(tx, "datastore", ds.ID)
+	if err != nil {
+		return err
+	}
+	ds.Status = observe.Datastore(ds, members, s.now())
+	return s.store.Datastores.Put(tx, ds)
 }
 
 func ignoreNotFound(err error) error {
