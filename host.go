@@ -10,6 +10,9 @@ type Host struct {
 	// Allocated is what instances on the host have been promised. Placement changes it in the transaction that makes
 	// or removes an instance, so that nothing is promised twice.
 	Allocated Capacity `json:"allocated" readOnly:"true"`
+	// AgentKey is the SHA-256 of the public key with which the agent joined: a join whose answer was lost may be repeated
+	// with the same key.
+	AgentKey string `json:"agent_key,omitempty" readOnly:"true"`
 }
 
 // HostSpec is what a person says of a host.

@@ -42,7 +42,9 @@ type Hub struct {
 	agents  map[string]*box // by host ID
 	keepers map[string]*box // by instance ID
 
-	presence chan presence
+	stats   map[string]session.KeeperStats
+	comings map[string]bool // hosts that came or went and are not written yet
+	wake    chan struct{}
 }
 
 // New makes a hub; Run keeps it going.
@@ -53,7 +55,8 @@ func New(cfg Config) (*Hub, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Hub{Config: cfg, agents: map[string]*box{}, keepers: map[string]*box{}, presence: make(chan presence, 1024)}, nil
+	return &Hub{Config: cfg, agents: map[string]*box{}, keepers: map[string]*box{}, stats: map[string]session.KeeperStats{},
+		comings: map[string]bool{}, wake: make(chan struct{}, 1)}, nil
 }
 
 // Run follows the store and sends new wishes to whom a change concerns, until ctx ends.

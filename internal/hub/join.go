@@ -48,7 +48,7 @@ func (h *Hub) Join(ctx context.Context, token, name string, pub crypto.PublicKey
 		err = h.joinInstance(ctx, t, key)
 	} else {
 		who = session.Identity{Kind: session.KindHost}
-		who.ID, err = h.joinHost(ctx, token, name)
+		who.ID, err = h.joinHost(ctx, token, name, key)
 	}
 	if err != nil {
 		return "", nil, nil, err
@@ -83,9 +83,12 @@ func (h *Hub) joinInstance(ctx context.Context, t pki.JoinToken, key string) err
 }
 
 // joinHost uses a host token up and makes the host, in one transaction.
-func (h *Hub) joinHost(ctx context.Context, token, name string) (string, error) {
+func (h *Hub) joinHost(ctx context.Context, token, name, key string) (string, error) {
 	if err := orrery.CheckName("name", name); err != nil {
 		return "", err
+	}
+	if same := h.Store.Hosts.By("name", name); len(same) > 0 && same[0].AgentKey == key {
+		return same[0].ID, nil // it joined before, and did not hear the answer
 	}
 	id := orrery.NewID(orrery.PrefixHost)
 	_, err := h.Store.Update(ctx, func(tx *store.Tx) error {
@@ -103,7 +106,7 @@ func (h *Hub) joinHost(ctx context.Context, token, name string) (string, error) 
 		}
 		return h.Store.Hosts.Insert(tx, &orrery.Host{
 			Meta: orrery.Meta{ID: id, Name: name, Generation: 1}, Spec: orrery.HostSpec{Pool: h.DefaultPool},
-			Status: orrery.HostStatus{JoinedAt: now},
+			AgentKey: key, Status: orrery.HostStatus{JoinedAt: now},
 		})
 	})
 	if err != nil {
