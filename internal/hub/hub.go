@@ -171,13 +171,13 @@ func (h *Hub) wishForKeeper(instance string) (any, error) {
 	}
 	f := facts{datastore: ds, instance: in, members: h.Store.Instances.By("datastore", ds.ID), plan: plan, secrets: map[string]string{}}
 	for _, u := range ds.Spec.Users {
-		secret, err := h.Store.Secret(context.Background(), ds.ID + "/user/" + u.Name)
+		secret, err := h.Store.Secret(context.Background(), ds.ID+"/user/"+u.Name)
 		if err != nil {
 			return nil, fmt.Errorf("unseal the secret of user %s of %s: %w", u.Name, ds.ID, err)
 		}
 		f.secrets[u.Name] = string(secret)
 	}
-	member, err := h.Store.Secret(context.Background(), ds.ID + "/member")
+	member, err := h.Store.Secret(context.Background(), ds.ID+"/member")
 	if err != nil {
 		return nil, fmt.Errorf("unseal the member secret of %s: %w", ds.ID, err)
 	}
