@@ -27,7 +27,7 @@ func frame(j *orrery.Job, notice string, now time.Time, tick, width, height int)
 	lines := []string{clip(head+" · "+took(jobTime(j, now)), width)}
 	steps := j.Steps
 	hidden := 0
-	room := max(height-3, 1) // the head, the line about what is hidden, and the cursor's own
+	room := max(height-4, 1) // the head, the lines about what is hidden and what is wrong, and the cursor's own
 	for len(steps) > room && (steps[0].State == orrery.StepDone || len(steps) > j.Cursor-hidden+room) {
 		if steps[0].State != orrery.StepDone {
 			steps = steps[:len(steps)-1]
@@ -49,6 +49,9 @@ func frame(j *orrery.Job, notice string, now time.Time, tick, width, height int)
 	titles = min(titles, max(width-16, 8))
 	for _, s := range steps {
 		lines = append(lines, clip(stepLine(s, now, tick, titles), width))
+	}
+	if notice == "" && j.Error != nil {
+		notice = "because: " + j.Error.Message
 	}
 	if notice != "" {
 		lines = append(lines, clip("  "+notice, width))

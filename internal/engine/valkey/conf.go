@@ -144,6 +144,12 @@ func listenOn(d engine.Desired) (string, error) {
 	return local, nil
 }
 
+// members tells what the server itself does not know of those it replicates with.
+type members struct {
+	Datastore string            `json:"datastore"`
+	Instances map[string]string `json:"instances"` // address:port → instance ID
+}
+
 func managedBy(name string) (why string, is bool) {
 	if why, is = managed[name]; is {
 		return cmp.Or(why, "it has one right value here"), true
@@ -189,14 +195,14 @@ func (s *server) Configure(ctx context.Context, d engine.Desired) (engine.Effect
 			wanted[name] = value
 		}
 	}
-	members := map[string]string{}
+	known := members{Datastore: d.Datastore, Instances: map[string]string{}}
 	for _, p := range d.Peers {
-		members[net.JoinHostPort(p.Address, strconv.Itoa(p.Port))] = p.Instance
+		known.Instances[net.JoinHostPort(p.Address, strconv.Itoa(p.Port))] = p.Instance
 	}
 	if d.Primary != nil {
-		members[net.JoinHostPort(d.Primary.Address, strconv.Itoa(d.Primary.Port))] = d.Primary.Instance
+		known.Instances[net.JoinHostPort(d.Primary.Address, strconv.Itoa(d.Primary.Port))] = d.Primary.Instance
 	}
-	membersFile, err := json.Marshal(members)
+	membersFile, err := json.Marshal(known)
 	if err != nil {
 		return 0, err
 	}
@@ -217,7 +223,7 @@ func (s *server) Configure(ctx context.Context, d engine.Desired) (engine.Effect
 		changed = true
 	}
 	s.mu.Lock()
-	s.members = members
+	s.members = &known
 	s.mu.Unlock()
 	if !changed {
 		return engine.EffectNone, nil

@@ -17,8 +17,8 @@ import (
 	"github.com/orrery-db/orrery/internal/engine"
 )
 
-// Observe asks INFO. SystemID stays empty: a replica takes its primary's dataset over by itself, whatever its own was,
-// and the server's replication ID changes with each start of a primary, so there is no lineage to compare.
+// Observe asks INFO. The lineage is the datastore's ID: a replica takes its primary's dataset over by itself, whatever
+// its own was, and the server's replication ID changes with each start of a primary, so it cannot serve for one.
 func (s *server) Observe(ctx context.Context) (engine.Observation, error) {
 	var obs engine.Observation
 	err := s.call(ctx, func(c *redis.Client) error {
@@ -53,7 +53,7 @@ func parseInfo(text string) map[string]string {
 }
 
 func (s *server) observation(info map[string]string) (engine.Observation, error) {
-	members, err := s.memberIDs()
+	known, err := s.knownMembers()
 	if err != nil {
 		return engine.Observation{}, err
 	}
@@ -63,7 +63,7 @@ func (s *server) observation(info map[string]string) (engine.Observation, error)
 	}
 	obs := engine.Observation{
 		Role: orrery.RolePrimary, Version: info["redis_version"], DataBytes: int64(number("used_memory")),
-		Position: number("master_repl_offset"),
+		Position: number("master_repl_offset"), SystemID: known.Datastore,
 	}
 	if v := info["valkey_version"]; v != "" {
 		obs.Version = v // redis_version is then the one it is compatible with
@@ -73,7 +73,7 @@ func (s *server) observation(info map[string]string) (engine.Observation, error)
 		obs.Role = orrery.RoleReplica
 		obs.Streaming = info["master_link_status"] == "up" && info["master_sync_in_progress"] == "0"
 		if obs.Streaming {
-			obs.Upstream = members[net.JoinHostPort(info["master_host"], info["master_port"])]
+			obs.Upstream = known.Instances[net.JoinHostPort(info["master_host"], info["master_port"])]
 		}
 		obs.Position = number("slave_read_repl_offset")
 		if done := number("slave_repl_offset"); done < obs.Position {
@@ -92,7 +92,7 @@ func (s *server) observation(info map[string]string) (engine.Observation, error)
 			k, v, _ := strings.Cut(kv, "=")
 			f[k] = v
 		}
-		id := members[net.JoinHostPort(f["ip"], f["port"])]
+		id := known.Instances[net.JoinHostPort(f["ip"], f["port"])]
 		if id == "" || f["state"] != "online" {
 			continue
 		}
@@ -115,8 +115,8 @@ func (s *server) startedAt(info map[string]string) time.Time {
 	return fi.ModTime().UTC().Truncate(time.Millisecond)
 }
 
-// memberIDs gives the other members' instance IDs by address and port, as Configure wrote them down.
-func (s *server) memberIDs() (map[string]string, error) {
+// knownMembers gives the other members as Configure wrote them down.
+func (s *server) knownMembers() (*members, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.members != nil {
@@ -126,12 +126,12 @@ func (s *server) memberIDs() (map[string]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the members: %w", err)
 	}
-	m := map[string]string{}
-	if err := json.Unmarshal(data, &m); err != nil {
+	known := &members{}
+	if err := json.Unmarshal(data, known); err != nil {
 		return nil, fmt.Errorf("read the members: %w", err)
 	}
-	s.members = m
-	return m, nil
+	s.members = known
+	return known, nil
 }
 
 // pendingCache keeps what a comparison found until the server or its configuration file is another.

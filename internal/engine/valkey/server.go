@@ -23,7 +23,7 @@ type server struct {
 
 	mu      sync.Mutex
 	conn    *redis.Client
-	members map[string]string // address:port → instance ID; read from conf/members.json at need
+	members *members // read from conf/members.json at need
 	pending pendingCache
 	// defaults of settings, as a throw-away server told them.
 	defaults map[string]string

@@ -44,25 +44,24 @@ func (s *server) throwAway(ctx context.Context, parameters map[string]string, fn
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 
 	// The kernel sends the death signal when the starting thread ends, so that thread waits (prctl(2)).
-	started, ended := make(chan error, 1), make(chan error, 1)
+	started, ended := make(chan error, 1), make(chan struct{})
+	var how error // valid when ended
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			ended <- cmd.Wait()
+			how = cmd.Wait()
+			close(ended)
 		}
 	}()
 	if err := <-started; err != nil {
 		return fmt.Errorf("start a throw-away server: %w", err)
 	}
-	over := false
 	defer func() {
-		if !over {
-			_ = cmd.Process.Kill()
-			_ = <-ended // it says that it was killed
-		}
+		_ = cmd.Process.Kill()
+		<-ended
 		_ = os.Remove(socket)
 	}()
 	for {
@@ -71,9 +70,8 @@ func (s *server) throwAway(ctx context.Context, parameters map[string]string, fn
 			break
 		}
 		select {
-		case err := <-ended:
-			over = true
-			return startRefused(output.String(), err)
+		case <-ended:
+			return startRefused(output.String(), how)
 		case <-ctx.Done():
 			return fmt.Errorf("wait for a throw-away server: %w", ctx.Err())
 		case <-time.After(time.Millisecond):

@@ -270,7 +270,7 @@ func testParallel(t *testing.T, f Factory) {
 		ports[p.Port], uids[p.UID] = true, true
 		// A server can listen on it, by name and on all addresses.
 		for _, address := range []string{"127.0.0.1", ""} {
-			l, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(p.Port)))
+			l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", net.JoinHostPort(address, strconv.Itoa(p.Port)))
 			if err != nil {
 				t.Errorf("the place's port cannot be used: %v", err)
 				continue

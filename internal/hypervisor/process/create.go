@@ -44,7 +44,7 @@ func (d *Driver) Create(ctx context.Context, spec hypervisor.Spec) (hypervisor.P
 				return hypervisor.Place{}, err
 			}
 		}
-		d.supervise(p, nil)
+		d.supervise(p, nil) //nolint:contextcheck // goes on after this call
 		return p.view(), nil
 	}
 	first, err := d.make(ctx, p, spec)
@@ -55,7 +55,7 @@ func (d *Driver) Create(ctx context.Context, spec hypervisor.Spec) (hypervisor.P
 		}
 		return hypervisor.Place{}, err
 	}
-	d.supervise(p, first)
+	d.supervise(p, first) //nolint:contextcheck // goes on after this call
 	return p.view(), nil
 }
 
@@ -65,7 +65,7 @@ func (d *Driver) make(ctx context.Context, p *place, spec hypervisor.Spec) (*com
 		return nil, err
 	}
 	d.cfg.Stage("record")
-	if err := d.reserve(p, spec); err != nil {
+	if err := d.reserve(ctx, p, spec); err != nil {
 		return nil, err
 	}
 	d.cfg.Stage("user")
@@ -91,10 +91,10 @@ func (d *Driver) make(ctx context.Context, p *place, spec hypervisor.Spec) (*com
 
 // reserve writes down the first of a place: its ID, its port, and the name its user will have. A half-made place
 // keeps its port.
-func (d *Driver) reserve(p *place, spec hypervisor.Spec) error {
+func (d *Driver) reserve(ctx context.Context, p *place, spec hypervisor.Spec) error {
 	rec := p.record()
 	if p.broken != "" { // and its folder is unused: begun anew
-		if err := d.unmakeAll(context.WithoutCancel(d.ctx), p); err != nil {
+		if err := d.unmakeAll(context.WithoutCancel(ctx), p); err != nil {
 			return err
 		}
 		p.set(func(p *place) { p.broken = "" })

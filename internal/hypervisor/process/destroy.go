@@ -74,7 +74,7 @@ func (d *Driver) unmakeAll(ctx context.Context, p *place) error {
 		return err
 	}
 	d.cfg.Stage("destroy-group")
-	if err := d.groups.remove(p.id); err != nil {
+	if err := d.groups.remove(ctx, p.id); err != nil {
 		return err
 	}
 	d.cfg.Stage("destroy-user")

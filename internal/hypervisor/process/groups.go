@@ -2,6 +2,7 @@ package process
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -27,7 +28,7 @@ type groups interface {
 	has(id string, pid int) bool
 	kill(id string)
 	// remove removes an empty group; a missing one is no error.
-	remove(id string) error
+	remove(ctx context.Context, id string) error
 	list() []string
 	// memoryMiB is the memory that all groups together may have; 0 where nothing says so.
 	memoryMiB() int64
@@ -95,7 +96,7 @@ func (noGroups) set(string, hypervisor.Limits) error                            
 func (noGroups) pids(string) []int                                                { return nil }
 func (noGroups) has(string, int) bool                                             { return false }
 func (noGroups) kill(string)                                                      {}
-func (noGroups) remove(string) error                                              { return nil }
+func (noGroups) remove(context.Context, string) error                             { return nil }
 func (noGroups) list() []string                                                   { return nil }
 func (noGroups) memoryMiB() int64                                                 { return 0 }
 func (noGroups) spawn(_ string, _ *syscall.SysProcAttr, start func() error) error { return start() }
@@ -165,20 +166,19 @@ func readPids(dir string) []int {
 }
 
 // removeGroup removes an empty group folder. The kernel needs a moment after the last process.
-func removeGroup(dir string) error {
+func removeGroup(ctx context.Context, dir string) error {
 	var err error
 	for wait := time.Millisecond; wait < 4*time.Second; wait *= 2 {
 		// A command may have made groups below its own, where it was allowed to.
 		for _, sub := range subGroups(dir) {
-			_ = removeGroup(filepath.Join(dir, sub))
+			_ = removeGroup(ctx, filepath.Join(dir, sub))
 		}
 		if err = syscall.Rmdir(dir); err == nil || errors.Is(err, syscall.ENOENT) {
 			return nil
 		}
-		if !errors.Is(err, syscall.EBUSY) {
+		if !errors.Is(err, syscall.EBUSY) || !pause(ctx, wait) {
 			break
 		}
-		time.Sleep(wait)
 	}
 	return &os.PathError{Op: "rmdir", Path: dir, Err: err}
 }

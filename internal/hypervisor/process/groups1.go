@@ -1,6 +1,7 @@
 package process
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -191,10 +192,10 @@ func (g *groups1) kill(id string) {
 	}
 }
 
-func (g *groups1) remove(id string) error {
+func (g *groups1) remove(ctx context.Context, id string) error {
 	var errs []error
 	for _, dir := range g.dirs(id) {
-		errs = append(errs, removeGroup(dir))
+		errs = append(errs, removeGroup(ctx, dir))
 	}
 	return errors.Join(errs...)
 }

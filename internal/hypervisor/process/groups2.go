@@ -1,6 +1,7 @@
 package process
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -134,7 +135,7 @@ func (g *groups2) has(id string, pid int) bool { return slices.Contains(g.pids(i
 // kill uses cgroup.kill (Linux 5.14), which spares nobody that forks meanwhile.
 func (g *groups2) kill(id string) { _ = writeOptional(g.dir(id), "cgroup.kill", "1") }
 
-func (g *groups2) remove(id string) error { return removeGroup(g.dir(id)) }
+func (g *groups2) remove(ctx context.Context, id string) error { return removeGroup(ctx, g.dir(id)) }
 
 func (g *groups2) list() []string { return subGroups(g.base) }
 

@@ -114,7 +114,7 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	}
 	cfg.Root = filepath.Clean(cfg.Root)
 	d := &Driver{cfg: cfg, log: cfg.Log, root: os.Geteuid() == 0, places: map[string]*place{}}
-	if err := d.openRoot(); err != nil {
+	if err := d.openRoot(ctx); err != nil {
 		return nil, err
 	}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
@@ -132,7 +132,7 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	d.groups = openGroups("orrery-"+hash, d.root)
 	d.changes = newChanges()
 	d.ctx, d.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	if err := d.load(); err != nil {
+	if err := d.load(); err != nil { //nolint:contextcheck // what it takes up goes on after this call
 		_ = d.Close()
 		return nil, err
 	}
@@ -141,7 +141,7 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 }
 
 // openRoot makes the folders and takes the root for this process alone.
-func (d *Driver) openRoot() error {
+func (d *Driver) openRoot(ctx context.Context) error {
 	for _, dir := range []string{d.cfg.Root, d.placesDir()} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return fmt.Errorf("make the driver's folder: %w", diskError(err))
@@ -169,8 +169,7 @@ func (d *Driver) openRoot() error {
 	}
 	err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	// A command that a driver was just starting when it was killed has the lock until its program runs.
-	for wait := time.Millisecond; err != nil && wait < time.Second; wait *= 2 {
-		time.Sleep(wait)
+	for wait := time.Millisecond; err != nil && wait < time.Second && pause(ctx, wait); wait *= 2 {
 		err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	}
 	if err != nil {
@@ -238,6 +237,16 @@ func (d *Driver) Close() error {
 		err = d.lock.Close()
 	})
 	return err
+}
+
+// pause waits, unless ctx ends before.
+func pause(ctx context.Context, wait time.Duration) bool {
+	select {
+	case <-time.After(wait):
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // closed tells callers that come too late.

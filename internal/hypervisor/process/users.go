@@ -93,7 +93,8 @@ func (u *users) remove(ctx context.Context, id string) error {
 // run runs one of the shadow tools. They give up at once, or after a while, where another holds their lock.
 func (u *users) run(ctx context.Context, tool string, args ...string) error {
 	for wait := 10 * time.Millisecond; ; wait *= 2 {
-		out, err := exec.CommandContext(ctx, tool, args...).CombinedOutput()
+		// Not cut off with ctx: the tools leave their lock behind when killed.
+		out, err := exec.CommandContext(context.WithoutCancel(ctx), tool, args...).CombinedOutput()
 		if err == nil {
 			return nil
 		}
@@ -103,9 +104,7 @@ func (u *users) run(ctx context.Context, tool string, args ...string) error {
 		if errors.Is(err, exec.ErrNotFound) || !passing || wait > 2*time.Second {
 			return fmt.Errorf("%s: %w: %s", tool, err, text)
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
+		if !pause(ctx, wait) {
 			return ctx.Err()
 		}
 	}
