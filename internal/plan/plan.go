@@ -88,8 +88,8 @@ func Create(o Observed) []orrery.JobStep {
 	return steps
 }
 
-// Update plans whatever differs between the applied spec and the wanted one. Nothing is taken away before all that
-// is new works; whatever needs a restart is restarted replicas first, and last the replicas again that had to wait for
+// Update plans whatever differs between the applied spec and the wanted one. Removing comes last, when all that is new
+// works: it is the one step that has no way back. Whatever needs a restart is restarted replicas first, and last the replicas again that had to wait for
 // their primary (PostgreSQL refuses a standby whose limits are below its primary's).
 func Update(o Observed) []orrery.JobStep {
 	ds := o.Datastore
@@ -117,9 +117,6 @@ func Update(o Observed) []orrery.JobStep {
 				"Give %s the plan %s", in.Name, want.Plan))
 		}
 	}
-	if len(removed) > 0 {
-		steps = append(steps, step(RemoveMembers, MembersArgs{Ordinals: removed}, "Remove %s", count(len(removed), "replica")))
-	}
 	steps = append(steps, step(Settle, GenerationArgs{ds.Generation}, "Wait until every instance has it"))
 	if resize || want.Replication != was.Replication || want.Instances != was.Instances || !maps.Equal(want.Parameters, was.Parameters) {
 		for _, in := range rolling {
@@ -130,6 +127,9 @@ func Update(o Observed) []orrery.JobStep {
 				steps = append(steps, step(RestartMember, RestartArgs{in.Spec.Ordinal, in.Spec.RestartSeq + 2, true}, "Restart %s again if it must", in.Name))
 			}
 		}
+	}
+	if len(removed) > 0 {
+		steps = append(steps, step(RemoveMembers, MembersArgs{Ordinals: removed}, "Remove %s", count(len(removed), "replica")))
 	}
 	return steps
 }

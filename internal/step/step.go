@@ -54,7 +54,7 @@ func (s *Steps) Defs() map[string]job.Def {
 		plan.TakeSpec:      {Do: s.takeSpec, Undo: job.NothingToUndo, Timeout: quick},
 		plan.PlaceMembers:  {Do: s.place, Undo: s.unplace, Timeout: quick},
 		plan.ReadyMembers:  {Do: s.ready, Undo: job.NothingToUndo, Timeout: slow},
-		plan.RemoveMembers: {Do: s.remove, Undo: job.NothingToUndo, Timeout: slow},
+		plan.RemoveMembers: {Do: s.remove, ForwardOnly: true, Timeout: slow},
 		plan.ResizeMember:  {Do: s.resize, Undo: s.resizeBack, Timeout: quick},
 		plan.RestartMember: {Do: s.restart, Undo: job.NothingToUndo, Timeout: slow},
 		plan.StopMembers:   {Do: s.stop, Undo: s.startAgain, Timeout: slow},
