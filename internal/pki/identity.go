@@ -60,22 +60,23 @@ func ParseIdentity(cert *x509.Certificate) (Identity, error) {
 	return who, nil
 }
 
-// ErrExpired is in the chain of errors of certificates that were good once; ErrNoCertificate where there is none.
+// ErrExpired is in the chain of errors of certificates that are good at another time; ErrNoCertificate where there is none.
 var (
-	ErrExpired       = errors.New("the certificate has expired")
+	ErrExpired       = errors.New("the certificate is not valid at this time")
 	ErrNoCertificate = errors.New("no certificate was presented")
 )
 
 // VerifySession checks the certificates that a peer presented in a TLS handshake (which has proved that it holds the
-// key) against the plane CA, and reads its identity. For an expired certificate that is right in all else it gives the
-// identity and an error that is ErrExpired: whether a lapsed identity may renew is the caller's to decide.
+// key) against the plane CA, and reads its identity. For a certificate that is right in all but its time (it has expired,
+// or the clock jumped back) it gives the identity and an error that is ErrExpired: whether such an identity may renew is
+// the caller's to decide.
 func VerifySession(roots *x509.CertPool, presented []*x509.Certificate, now time.Time) (Identity, error) {
 	if len(presented) == 0 {
 		return Identity{}, ErrNoCertificate
 	}
 	leaf := presented[0]
 	opts := x509.VerifyOptions{Roots: roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
-	expired := now.After(leaf.NotAfter)
+	expired := now.After(leaf.NotAfter) || now.Before(leaf.NotBefore)
 	if expired {
 		opts.CurrentTime = leaf.NotAfter
 	}
@@ -87,7 +88,8 @@ func VerifySession(roots *x509.CertPool, presented []*x509.Certificate, now time
 		return Identity{}, err
 	}
 	if expired {
-		return who, fmt.Errorf("verify the certificate of %s: %w at %s", who, ErrExpired, leaf.NotAfter.UTC().Format(time.RFC3339))
+		return who, fmt.Errorf("verify the certificate of %s: %w (%s to %s)", who, ErrExpired,
+			leaf.NotBefore.UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
 	return who, nil
 }
