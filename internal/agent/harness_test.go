@@ -57,6 +57,7 @@ type harness struct {
 	mu       sync.Mutex
 	engines  []orrery.EngineVersion
 	last     *session.AgentReport
+	newest   func(first bool) any
 	sent     []orrery.ParameterCatalogue
 	reported chan struct{}
 }
@@ -181,8 +182,11 @@ func (h *harness) setEngines(engines ...orrery.EngineVersion) {
 	h.engines = engines
 }
 
-func (h *harness) report(r session.AgentReport) {
+// report stands for the session, on one stream.
+func (h *harness) report(newest func(first bool) any) {
 	h.mu.Lock()
+	h.newest = newest
+	r := newest(h.last == nil).(session.AgentReport)
 	h.sent = append(h.sent, r.Catalogues...)
 	h.last = &r
 	h.mu.Unlock()
@@ -190,6 +194,15 @@ func (h *harness) report(r session.AgentReport) {
 	case h.reported <- struct{}{}:
 	default:
 	}
+}
+
+// newStream asks for a stream's first report.
+func (h *harness) newStream() {
+	h.mu.Lock()
+	newest := h.newest
+	h.last = nil
+	h.mu.Unlock()
+	h.report(newest)
 }
 
 func (h *harness) catalogues() []orrery.ParameterCatalogue {
