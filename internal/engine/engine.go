@@ -86,6 +86,12 @@ type Desired struct {
 	Users          []DesiredUser     `json:"users,omitempty"`
 	Databases      []orrery.Database `json:"databases,omitempty"`
 	TrustedSources []netip.Prefix    `json:"trusted_sources,omitempty"`
+	// MemberSecret is shared by the members of the datastore and nobody else, made at its creation. Engines whose
+	// members prove themselves by certificate ignore it.
+	MemberSecret string `json:"member_secret,omitempty"`
+	// SystemID is the lineage of the datastore's data as its primary reported it (Observation.SystemID); empty while
+	// unknown. A replica whose dataset is of another lineage has to be cloned anew.
+	SystemID string `json:"system_id,omitempty"`
 	// TLS is filled in by the keeper.
 	TLS TLSFiles `json:"-"`
 }

@@ -52,6 +52,9 @@ type Limits struct {
 	MemoryMiB int64
 	// StorageGiB is enforced where the driver can, else watched by the keeper.
 	StorageGiB int64
+	// Background lets the place have only the CPU time that no other place wants, where the driver can. It is for places
+	// that are made ready ahead of need; Update lifts it.
+	Background bool
 }
 
 // Place is a place to live.

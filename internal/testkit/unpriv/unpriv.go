@@ -27,9 +27,9 @@ const User = "orrery-test"
 // killed. It never returns.
 func Main(m *testing.M) {
 	if os.Getuid() != 0 {
-		os.Exit(m.Run())
+		os.Exit(m.Run()) //nolint:forbidigo // stands in for a test's main
 	}
-	os.Exit(Rerun())
+	os.Exit(Rerun()) //nolint:forbidigo // stands in for a test's main
 }
 
 // Both is like Main, but as root it runs the tests as root first, and then once more as User.
@@ -41,7 +41,7 @@ func Both(m *testing.M) {
 			code = c
 		}
 	}
-	os.Exit(code)
+	os.Exit(code) //nolint:forbidigo // stands in for a test's main
 }
 
 // listing tells whether go test only asks for the names of the tests, or fuzzes.
@@ -85,7 +85,7 @@ func rerun() (int, error) {
 	}
 	args, coverage := childArgs(home)
 
-	cmd := exec.Command(binary, args...)
+	cmd := exec.Command(binary, args...) //nolint:noctx // go test's own timeout ends it
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = childEnv(home)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -163,6 +163,7 @@ func childEnv(home string) []string {
 func ensureUser() (uid, gid int, err error) {
 	u, err := user.Lookup(User)
 	for attempt := 0; err != nil && attempt < 3; attempt++ {
+		//nolint:noctx // useradd leaves its lock behind when killed
 		out, addErr := exec.Command("useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent",
 			"--shell", "/usr/sbin/nologin", User).CombinedOutput()
 		if u, err = user.Lookup(User); err != nil {
