@@ -41,7 +41,7 @@ const (
 	RoleAdmin  Role = "admin"
 	RoleViewer Role = "viewer"
 	// RoleHostJoin marks a host's join token. It opens nothing in the API.
-	RoleHostJoin Role = "host-join"
+	RoleHostJoin Role = "join-host"
 )
 
 // grants says what each role may do, as patterns: a permission, "*.<verb>", or "*".
