@@ -80,7 +80,7 @@ fi
 if [ "$(id -u)" -ne 0 ]; then
 	echo "setup: this machine lacks: ${packages[*]}" >&2
 	echo "setup: ask someone who is root here to run this, which starts no service:" >&2
-	echo "    sudo $PWD/scripts/setup.sh ${1:-}" >&2
+	echo "    sudo $PWD/scripts/setup.sh${1:+ $1}" >&2
 	exit 1
 fi
 apt-get update -q
