@@ -61,7 +61,7 @@ func (c *Control) AddTrustedSource(ctx context.Context, m api.Mutation, project,
 	if err != nil {
 		return api.Changed{}, err
 	}
-	return c.change(ctx, m, project, datastore, edit{to: "trusted_sources", spec: func(s *orrery.DatastoreSpec, _ *orrery.Datastore) error {
+	return c.change(ctx, m, project, datastore, edit{spec: func(s *orrery.DatastoreSpec, _ *orrery.Datastore) error {
 		if slices.ContainsFunc(s.TrustedSources, func(o orrery.TrustedSource) bool { return o.CIDR == cidr }) {
 			return orrery.Errorf(orrery.KindConflict, "the network %s may connect already", cidr).WithCode("trusted_source_exists")
 		}
