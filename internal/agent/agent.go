@@ -5,6 +5,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -37,8 +38,9 @@ type Config struct {
 	Dial func(ctx context.Context) (net.Conn, error)
 	// ServerName is the name that keepers shall find in the server's certificate.
 	ServerName string
-	// Report takes what the agent sees, whenever that changes. It must not block.
-	Report func(session.AgentReport)
+	// Report is told, whenever what the agent sees has changed, where to get the newest report: session.Client's
+	// ReportFunc. It must not block.
+	Report func(newest func(first bool) any)
 	// NoWarm holds no prepared places ready, whatever the server wishes.
 	NoWarm bool
 	// RefillDelay is how long nothing must have been created or handed out before the next warm place is made; 2 s.
@@ -171,9 +173,14 @@ func (a *Agent) Wish(generation uint64, wish session.AgentWish) {
 	a.do(func() { a.takeWish(generation, wish) })
 }
 
-// Connected tells that a new stream to the server begins: all that is sent once per stream is sent again.
-func (a *Agent) Connected() {
-	a.do(func() { a.reporter.again() })
+// OnWish is Wish for session.ClientConfig.
+func (a *Agent) OnWish(generation uint64, body json.RawMessage) {
+	var wish session.AgentWish
+	if err := json.Unmarshal(body, &wish); err != nil {
+		a.log.Error("a wish cannot be read", "generation", generation, "error", err)
+		return
+	}
+	a.Wish(generation, wish)
 }
 
 // Rediscover looks for installed engines now.

@@ -90,7 +90,7 @@ func TestWarmPlaceIsHandedOutAndReplaced(t *testing.T) {
 	if n := len(h.catalogues()); n != 1 {
 		t.Errorf("the catalogue was sent %d times on one stream", n)
 	}
-	h.agent.Connected()
+	h.newStream()
 	h.wait("catalogue again", func(session.AgentReport) bool { return len(h.catalogues()) == 2 })
 
 	// Not wished any more.

@@ -150,7 +150,9 @@ func (a *Agent) setPrepared(id string, got *prepared) {
 	}
 	p.prepared = true
 	if c := got.Catalogue; c != nil && c.Engine == p.key().engine && c.Version == p.key().version {
-		a.reporter.addCatalogue(*c)
+		if a.reporter.addCatalogue(*c) {
+			a.reporter.last = nil // to be reported
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"sync"
 
 	"github.com/orrery-db/orrery"
 	"github.com/orrery-db/orrery/internal/session"
@@ -11,30 +12,42 @@ import (
 
 // reporter remembers what has been told.
 type reporter struct {
-	last       *session.AgentReport // without catalogues
+	last *session.AgentReport // belongs to the agent's goroutine
+
+	mu         sync.Mutex // guards what follows; the session gets reports when it can send them
+	newest     session.AgentReport
 	catalogues map[string]orrery.ParameterCatalogue
 	told       map[string]string // catalogue name → full version told on this stream
 }
 
-// again has everything told anew.
-func (r *reporter) again() { r.last, r.told = nil, nil }
-
-func (r *reporter) addCatalogue(c orrery.ParameterCatalogue) {
+// addCatalogue tells whether it is news.
+func (r *reporter) addCatalogue(c orrery.ParameterCatalogue) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.catalogues == nil {
 		r.catalogues = map[string]orrery.ParameterCatalogue{}
 	}
-	r.catalogues[c.Engine+"-"+c.Version] = c
+	name := c.Engine + "-" + c.Version
+	news := r.catalogues[name].Full != c.Full
+	r.catalogues[name] = c
+	return news
 }
 
-// untold gives the catalogues that the server has not been told on this stream.
-func (r *reporter) untold() []orrery.ParameterCatalogue {
-	var list []orrery.ParameterCatalogue
+// get gives the newest report, with the catalogues that the server has not been told on this stream.
+func (r *reporter) get(first bool) any {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if first || r.told == nil {
+		r.told = map[string]string{}
+	}
+	report := r.newest
 	for _, name := range slices.Sorted(maps.Keys(r.catalogues)) {
 		if c := r.catalogues[name]; r.told[name] != c.Full {
-			list = append(list, c)
+			r.told[name] = c.Full
+			report.Catalogues = append(report.Catalogues, c)
 		}
 	}
-	return list
+	return report
 }
 
 // publish reports what has changed since the last report.
@@ -45,20 +58,15 @@ func (a *Agent) publish() {
 			report.Places[instance] = a.placeStatus(c)
 		}
 	}
-	catalogues := a.reporter.untold()
-	if len(catalogues) == 0 && a.reporter.last != nil && reflect.DeepEqual(*a.reporter.last, report) {
+	r := &a.reporter
+	if r.last != nil && reflect.DeepEqual(*r.last, report) {
 		return
 	}
-	last := report
-	a.reporter.last = &last
-	if a.reporter.told == nil {
-		a.reporter.told = map[string]string{}
-	}
-	for _, c := range catalogues {
-		a.reporter.told[c.Engine+"-"+c.Version] = c.Full
-	}
-	report.Catalogues = catalogues
-	a.cfg.Report(report)
+	r.last = &report
+	r.mu.Lock()
+	r.newest = report
+	r.mu.Unlock()
+	a.cfg.Report(r.get)
 }
 
 func (a *Agent) hostStatus() orrery.HostStatus {

@@ -30,6 +30,8 @@ type groups interface {
 	// remove removes an empty group; a missing one is no error.
 	remove(ctx context.Context, id string) error
 	list() []string
+	// close removes what all groups share, where no group is left.
+	close()
 	// memoryMiB is the memory that all groups together may have; 0 where nothing says so.
 	memoryMiB() int64
 }
@@ -98,6 +100,7 @@ func (noGroups) has(string, int) bool                                           
 func (noGroups) kill(string)                                                      {}
 func (noGroups) remove(context.Context, string) error                             { return nil }
 func (noGroups) list() []string                                                   { return nil }
+func (noGroups) close()                                                           {}
 func (noGroups) memoryMiB() int64                                                 { return 0 }
 func (noGroups) spawn(_ string, _ *syscall.SysProcAttr, start func() error) error { return start() }
 

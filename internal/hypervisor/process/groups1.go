@@ -62,7 +62,7 @@ func (g *groups1) describe() string { return "cgroup v1" }
 
 func (g *groups1) set(id string, l hypervisor.Limits) error {
 	for _, dir := range g.dirs(id) {
-		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("make control group: %w", err)
 		}
 	}
@@ -198,6 +198,12 @@ func (g *groups1) remove(ctx context.Context, id string) error {
 		errs = append(errs, removeGroup(ctx, dir))
 	}
 	return errors.Join(errs...)
+}
+
+func (g *groups1) close() {
+	for _, dir := range g.dirs("") {
+		_ = syscall.Rmdir(dir)
+	}
 }
 
 func (g *groups1) list() []string {

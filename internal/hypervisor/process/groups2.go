@@ -137,6 +137,8 @@ func (g *groups2) kill(id string) { _ = writeOptional(g.dir(id), "cgroup.kill", 
 
 func (g *groups2) remove(ctx context.Context, id string) error { return removeGroup(ctx, g.dir(id)) }
 
+func (g *groups2) close() { _ = syscall.Rmdir(g.base) }
+
 func (g *groups2) list() []string { return subGroups(g.base) }
 
 func (g *groups2) memoryMiB() int64 { return smallestMiB(g.base, g.top, "memory.max") }

@@ -233,6 +233,7 @@ func (d *Driver) Close() error {
 		d.cancel()
 		d.wg.Wait()
 		d.changes.close()
+		d.groups.close()
 		d.ports.close()
 		err = d.lock.Close()
 	})

@@ -622,6 +622,7 @@ type Down struct {
 	//
 	//	*Down_Wish
 	//	*Down_Action
+	//	*Down_ActionDone
 	Message       isDown_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -682,6 +683,15 @@ func (x *Down) GetAction() *Action {
 	return nil
 }
 
+func (x *Down) GetActionDone() *ActionDone {
+	if x != nil {
+		if x, ok := x.Message.(*Down_ActionDone); ok {
+			return x.ActionDone
+		}
+	}
+	return nil
+}
+
 type isDown_Message interface {
 	isDown_Message()
 }
@@ -694,9 +704,15 @@ type Down_Action struct {
 	Action *Action `protobuf:"bytes,2,opt,name=action,proto3,oneof"`
 }
 
+type Down_ActionDone struct {
+	ActionDone *ActionDone `protobuf:"bytes,3,opt,name=action_done,json=actionDone,proto3,oneof"`
+}
+
 func (*Down_Wish) isDown_Message() {}
 
 func (*Down_Action) isDown_Message() {}
+
+func (*Down_ActionDone) isDown_Message() {}
 
 // Wish is the whole desired state, JSON of session.AgentWish or session.KeeperWish. Older generations are refused.
 type Wish struct {
@@ -812,6 +828,51 @@ func (x *Action) GetArgs() []byte {
 	return nil
 }
 
+// ActionDone says that the result of an action was taken: until then the receiver of the action sends it with each stream.
+type ActionDone struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ActionDone) Reset() {
+	*x = ActionDone{}
+	mi := &file_session_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ActionDone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ActionDone) ProtoMessage() {}
+
+func (x *ActionDone) ProtoReflect() protoreflect.Message {
+	mi := &file_session_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ActionDone.ProtoReflect.Descriptor instead.
+func (*ActionDone) Descriptor() ([]byte, []int) {
+	return file_session_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ActionDone) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 var File_session_proto protoreflect.FileDescriptor
 
 const file_session_proto_rawDesc = "" +
@@ -853,10 +914,12 @@ const file_session_proto_rawDesc = "" +
 	"\x04body\x18\x01 \x01(\fR\x04body\"2\n" +
 	"\fActionResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
-	"\x04body\x18\x02 \x01(\fR\x04body\"u\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body\"\xb7\x01\n" +
 	"\x04Down\x12-\n" +
 	"\x04wish\x18\x01 \x01(\v2\x17.orrery.session.v1.WishH\x00R\x04wish\x123\n" +
-	"\x06action\x18\x02 \x01(\v2\x19.orrery.session.v1.ActionH\x00R\x06actionB\t\n" +
+	"\x06action\x18\x02 \x01(\v2\x19.orrery.session.v1.ActionH\x00R\x06action\x12@\n" +
+	"\vaction_done\x18\x03 \x01(\v2\x1d.orrery.session.v1.ActionDoneH\x00R\n" +
+	"actionDoneB\t\n" +
 	"\amessage\":\n" +
 	"\x04Wish\x12\x1e\n" +
 	"\n" +
@@ -866,7 +929,10 @@ const file_session_proto_rawDesc = "" +
 	"\x06Action\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
-	"\x04args\x18\x03 \x01(\fR\x04args2\xda\x01\n" +
+	"\x04args\x18\x03 \x01(\fR\x04args\"\x1c\n" +
+	"\n" +
+	"ActionDone\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id2\xda\x01\n" +
 	"\aSession\x12G\n" +
 	"\x04Join\x12\x1e.orrery.session.v1.JoinRequest\x1a\x1f.orrery.session.v1.JoinResponse\x12G\n" +
 	"\x04Sign\x12\x1e.orrery.session.v1.SignRequest\x1a\x1f.orrery.session.v1.SignResponse\x12=\n" +
@@ -885,7 +951,7 @@ func file_session_proto_rawDescGZIP() []byte {
 }
 
 var file_session_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_session_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_session_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_session_proto_goTypes = []any{
 	(SignRequest_Purpose)(0), // 0: orrery.session.v1.SignRequest.Purpose
 	(*JoinRequest)(nil),      // 1: orrery.session.v1.JoinRequest
@@ -900,6 +966,7 @@ var file_session_proto_goTypes = []any{
 	(*Down)(nil),             // 10: orrery.session.v1.Down
 	(*Wish)(nil),             // 11: orrery.session.v1.Wish
 	(*Action)(nil),           // 12: orrery.session.v1.Action
+	(*ActionDone)(nil),       // 13: orrery.session.v1.ActionDone
 }
 var file_session_proto_depIdxs = []int32{
 	0,  // 0: orrery.session.v1.SignRequest.purpose:type_name -> orrery.session.v1.SignRequest.Purpose
@@ -909,17 +976,18 @@ var file_session_proto_depIdxs = []int32{
 	8,  // 4: orrery.session.v1.Up.stats:type_name -> orrery.session.v1.Stats
 	11, // 5: orrery.session.v1.Down.wish:type_name -> orrery.session.v1.Wish
 	12, // 6: orrery.session.v1.Down.action:type_name -> orrery.session.v1.Action
-	1,  // 7: orrery.session.v1.Session.Join:input_type -> orrery.session.v1.JoinRequest
-	3,  // 8: orrery.session.v1.Session.Sign:input_type -> orrery.session.v1.SignRequest
-	5,  // 9: orrery.session.v1.Session.Connect:input_type -> orrery.session.v1.Up
-	2,  // 10: orrery.session.v1.Session.Join:output_type -> orrery.session.v1.JoinResponse
-	4,  // 11: orrery.session.v1.Session.Sign:output_type -> orrery.session.v1.SignResponse
-	10, // 12: orrery.session.v1.Session.Connect:output_type -> orrery.session.v1.Down
-	10, // [10:13] is the sub-list for method output_type
-	7,  // [7:10] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	13, // 7: orrery.session.v1.Down.action_done:type_name -> orrery.session.v1.ActionDone
+	1,  // 8: orrery.session.v1.Session.Join:input_type -> orrery.session.v1.JoinRequest
+	3,  // 9: orrery.session.v1.Session.Sign:input_type -> orrery.session.v1.SignRequest
+	5,  // 10: orrery.session.v1.Session.Connect:input_type -> orrery.session.v1.Up
+	2,  // 11: orrery.session.v1.Session.Join:output_type -> orrery.session.v1.JoinResponse
+	4,  // 12: orrery.session.v1.Session.Sign:output_type -> orrery.session.v1.SignResponse
+	10, // 13: orrery.session.v1.Session.Connect:output_type -> orrery.session.v1.Down
+	11, // [11:14] is the sub-list for method output_type
+	8,  // [8:11] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_session_proto_init() }
@@ -936,6 +1004,7 @@ func file_session_proto_init() {
 	file_session_proto_msgTypes[9].OneofWrappers = []any{
 		(*Down_Wish)(nil),
 		(*Down_Action)(nil),
+		(*Down_ActionDone)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -943,7 +1012,7 @@ func file_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_session_proto_rawDesc), len(file_session_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
