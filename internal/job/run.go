@@ -50,7 +50,7 @@ type run struct {
 	soonSince time.Time // first of the failures in a row of the current step
 }
 
-func newRun(r *Runner, base context.Context, id string) *run {
+func newRun(base context.Context, r *Runner, id string) *run {
 	return &run{r: r, id: id, base: base, log: r.log.With("job", id),
 		cancelled: make(chan struct{}), lost: make(chan struct{})}
 }

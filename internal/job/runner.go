@@ -285,7 +285,7 @@ func (m *manager) dispatch() {
 		if id == "" {
 			return
 		}
-		n := newRun(m.Runner, m.work, id)
+		n := newRun(m.work, m.Runner, id)
 		m.runs[id] = n
 		go func() {
 			n.do()

@@ -107,8 +107,6 @@ func waitState(t testing.TB, s *store.Store, id string, state orrery.JobState) *
 	return j
 }
 
-func over(j *orrery.Job) bool { return j.State.Final() }
-
 func noLeftovers(t testing.TB, s *store.Store) {
 	t.Helper()
 	if c, l := s.Claims.Len(), s.Locks.Len(); c+l != 0 {
@@ -131,7 +129,7 @@ func TestJobRunsToItsEnd(t *testing.T) {
 		"two": func(_ context.Context, c *job.Context) error {
 			var got map[string]int
 			if ok, err := c.StepResult("one", &got); !ok || err != nil || got["n"] != 7 {
-				return job.Retry(fmt.Errorf("got %v, %v, %v", got, ok, err), job.Permanent)
+				return job.Retry(fmt.Errorf("got %v, %v: %w", got, ok, err), job.Permanent)
 			}
 			c.OnDone(func(tx *store.Tx) error {
 				return s.Projects.Insert(tx, &orrery.Project{Meta: orrery.Meta{ID: "pr-2", Name: "with-the-checkpoint"}})

@@ -401,3 +401,10 @@ func noLeaks(t *testing.T) {
 }
 
 func identityPath(dir string) string { return filepath.Join(dir, identityFile) }
+
+func mustKey(t testing.TB) crypto.Signer {
+	t.Helper()
+	key, err := pki.NewKey()
+	check(t, err)
+	return key
+}
