@@ -6,9 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"time"
 
 	"github.com/orrery-db/orrery"
+	"github.com/orrery-db/orrery/internal/iam"
 	"github.com/orrery-db/orrery/internal/pki"
+	"github.com/orrery-db/orrery/internal/session"
 	"github.com/orrery-db/orrery/internal/store"
 )
 
@@ -99,7 +103,7 @@ var errTaken = errors.New("another server was first")
 
 // hostToken gives a join token for the agent in this very process, where it has not joined yet.
 func (s *server) hostToken(ctx context.Context) (string, error) {
-	if _, err := os.Stat(filepath.Join(s.paths.agent(), "session", session.IdentityFile)); err == nil {
+	if session.HasIdentity(filepath.Join(s.paths.agent(), "session")) {
 		return "", nil
 	}
 	token, text := iam.NewJoinToken("join-"+s.flags.name, s.authority.plane.Fingerprint(), time.Now().Add(time.Hour))

@@ -2,13 +2,12 @@ package main
 
 import (
 	"github.com/orrery-db/orrery/internal/engine"
-	"github.com/orrery-db/orrery/internal/engine/postgres"
 	"github.com/orrery-db/orrery/internal/engine/valkey"
 )
 
 // drivers are the engines that this program knows.
 func drivers() []engine.Driver {
-	return []engine.Driver{postgres.New(), valkey.New()}
+	return []engine.Driver{valkey.New()}
 }
 
 // definitions are the server's half of them, by name.
