@@ -73,6 +73,17 @@ func (c *Client) CordonHost(ctx context.Context, host string, cordoned bool) (*o
 	return patch[orrery.Host](ctx, c, path("hosts", host), 0, map[string]any{"spec": map[string]any{"cordoned": cordoned}})
 }
 
+// JoinToken lets one machine join the plane as a host, once.
+type JoinToken struct {
+	Token     string    `json:"token"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
+// CreateJoinToken makes a token with which one machine may join.
+func (c *Client) CreateJoinToken(ctx context.Context) (*JoinToken, error) {
+	return post[JoinToken](ctx, c, path("hosts", "join-tokens"), nil)
+}
+
 // Projects lists the projects.
 func (c *Client) Projects(ctx context.Context, o ListOptions) iter.Seq2[*orrery.Project, error] {
 	return list[orrery.Project](ctx, c, path("projects"), o)

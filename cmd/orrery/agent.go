@@ -53,73 +53,19 @@ func runAgent(ctx context.Context, cfg agentConfig, ready func()) error {
 	if err != nil {
 		return err
 	}
-	var a *agent.Agent
-	dialer := &net.Dialer{}
-	client, err := session.NewClient(session.ClientConfig{
-		Dir: filepath.Join(cfg.paths.agent(), "session"), Servers: cfg.servers, Token: cfg.token, Name: cfg.name, Version: version,
-		OnWish: func(generation uint64, body json.RawMessage) {
-			var w session.AgentWish
-			if err := json.Unmarshal(body, &w); err != nil {
-				cfg.log.Error("read a wish", "err", err)
-				return
-			}
-			a.Wish(generation, w)
-		},
+	err = agent.Serve(ctx, agent.Config{
+		Driver: driver, Keeper: keeper, Address: cfg.address, Version: version, Discover: discover, Log: cfg.log.With("part", "agent"),
+	}, session.ClientConfig{
+		Dir: filepath.Join(cfg.paths.agent(), "session"), Servers: cfg.servers, Token: cfg.token, Name: cfg.name,
 		OnConnected: func(connected bool, err error) {
 			if connected {
-				a.Connected()
 				ready()
 				return
 			}
 			cfg.log.Warn("not connected to the server", "err", err)
 		},
-		Log: cfg.log.With("part", "session"),
 	})
-	if err != nil {
-		return err
-	}
-	a, err = agent.New(agent.Config{
-		Driver: driver, Keeper: keeper, Address: cfg.address, Version: version, ServerName: pki.ServerName,
-		Discover: discover,
-		Dial: func(ctx context.Context) (net.Conn, error) {
-			var err error
-			for _, s := range cfg.servers {
-				var conn net.Conn
-				if conn, err = dialer.DialContext(ctx, "tcp", s); err == nil {
-					return conn, nil
-				}
-			}
-			return nil, fmt.Errorf("reach a server: %w", err)
-		},
-		Report: func(r session.AgentReport) { client.Report(r) },
-		Log:    cfg.log.With("part", "agent"),
-	})
-	if err != nil {
-		return err
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.Run(ctx) })
-	g.Go(func() error { return client.Run(ctx) })
-	g.Go(func() error { rediscoverOnHangup(ctx, a); return nil })
-	if err := g.Wait(); err != nil && ctx.Err() == nil {
-		return err
-	}
-	return nil
-}
-
-// rediscoverOnHangup looks for newly installed engines on SIGHUP.
-func rediscoverOnHangup(ctx context.Context, a *agent.Agent) {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
-	for {
-		select {
-		case <-hup:
-			a.Rediscover()
-		case <-ctx.Done():
-			return
-		}
-	}
+	return ignoreCancelled(ctx, err)
 }
 
 // discover finds the engine versions that this machine can run.
