@@ -100,6 +100,12 @@ func (c *certificates) leaf() *x509.Certificate {
 func (c *certificates) keep(ctx context.Context, s Session) {
 	b := backoff{first: time.Second, limit: time.Minute}
 	spread := rand.Float64() / 20 // of its life, so that what was made at once is not renewed at once
+	if c.leaf() == nil {
+		select {
+		case <-c.kick:
+		case <-ctx.Done():
+		}
+	}
 	for ctx.Err() == nil {
 		wait := time.Duration(0)
 		if leaf := c.leaf(); leaf != nil {

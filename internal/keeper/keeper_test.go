@@ -42,7 +42,11 @@ func TestWarmPlaceBecomesAPrimary(t *testing.T) {
 			t.Errorf("%s has mode %v", path, fi.Mode())
 		}
 	}
-	p.await(pl.d.Instance, "counted", func(orrery.DatabaseStatus) bool { return p.stats[pl.d.Instance].DataBytes > 0 })
+	p.await(pl.d.Instance, "counted", func(orrery.DatabaseStatus) bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.stats[pl.d.Instance].DataBytes > 0
+	})
 }
 
 func TestColdPlace(t *testing.T) {

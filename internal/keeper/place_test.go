@@ -96,7 +96,7 @@ func newPlace(t *testing.T, p *plane) *place {
 			pl.killKeeper()
 		}
 		pl.killDatabase()
-		if t.Failed() {
+		if t.Failed() || os.Getenv("SHOW") != "" {
 			for _, name := range []string{"keeper.log", "log/database.log"} {
 				b, _ := os.ReadFile(filepath.Join(dir, name))
 				t.Logf("%s of %s:\n%s", name, pl.d.Instance, b)
