@@ -2,22 +2,17 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"syscall"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/orrery-db/orrery"
 	"github.com/orrery-db/orrery/internal/agent"
 	"github.com/orrery-db/orrery/internal/hypervisor/process"
-	"github.com/orrery-db/orrery/internal/pki"
 	"github.com/orrery-db/orrery/internal/session"
 )
 
