@@ -155,7 +155,9 @@ func checkDatabases(spec *orrery.DatastoreSpec) error {
 		if slices.ContainsFunc(spec.Databases[:i], func(o orrery.Database) bool { return o.Name == d.Name }) {
 			return orrery.Invalid(field+".name", "the database %q is there twice", orrery.Shorten(d.Name, 60)).WithCode("database_twice")
 		}
-		isAdmin := func(u orrery.User) bool { return u.Access == orrery.AccessAdmin && (d.Owner == "" || u.Name == d.Owner) }
+		isAdmin := func(u orrery.User) bool {
+			return u.Access == orrery.AccessAdmin && (d.Owner == "" || u.Name == d.Owner)
+		}
 		at := slices.IndexFunc(spec.Users, isAdmin)
 		if at < 0 {
 			return orrery.Invalid(field+".owner", "the owner %q is no user with admin access", orrery.Shorten(d.Owner, 60)).WithCode("owner_not_admin").

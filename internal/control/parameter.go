@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"fmt"
 	"maps"
 
 	"github.com/orrery-db/orrery"
@@ -44,7 +43,10 @@ func (c *Control) checkParameters(def engine.Definition, spec, was *orrery.Datas
 	if err != nil {
 		return err
 	}
-	return blame(engine.CheckParameters(def, *cat, *spec, plan), "spec")
+	_, err = engine.CheckParameters(cat.Parameters, spec.Parameters, func(p orrery.Parameter, value string) error {
+		return def.CheckParameter(p, value, *spec, plan)
+	})
+	return err
 }
 
 // Parameters lists all that a datastore's engine knows, with the values that were set.
@@ -92,6 +94,3 @@ func (c *Control) SetParameters(ctx context.Context, m api.Mutation, project, da
 		return nil
 	}})
 }
-
-// fieldOf is the JSON path of a parameter in a spec.
-func fieldOf(name string) string { return fmt.Sprintf("parameters.%s", name) }
