@@ -23,7 +23,7 @@ import (
 
 func adminCommand(system cli.Config) *cobra.Command {
 	cmd := &cobra.Command{Use: "admin", Short: "Look after a plane from the machine it runs on", GroupID: cli.GroupHost}
-	cmd.AddCommand(snapshotCommand(), restoreCommand(), resetTokenCommand(system), destroyCommand())
+	cmd.AddCommand(resetTokenCommand(system), destroyCommand())
 	return cmd
 }
 
@@ -85,110 +85,6 @@ func (f *stateFlags) open(ctx context.Context, log *slog.Logger) (*store.Store, 
 	}
 	closers = append(closers, st.Close)
 	return st, done, nil
-}
-
-func snapshotCommand() *cobra.Command {
-	var f stateFlags
-	cmd := &cobra.Command{
-		Use: "snapshot FILE", Short: "Write the whole state of the plane into a file", Args: cobra.ExactArgs(1),
-		Long: `Write everything that the plane knows into one file, at one moment, while it runs or while it is down.
-Secrets stay sealed in it: keep the root key (server/root.key in the data folder) too, apart from the file.
-The databases' own data is not in it.`,
-		Example: "  orrery admin snapshot /backup/plane-$(date +%F).snap",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			st, done, err := f.open(cmd.Context(), slog.New(slog.DiscardHandler))
-			if err != nil {
-				return err
-			}
-			defer done()
-			tmp, err := os.CreateTemp(filepath.Dir(args[0]), ".orrery-snapshot-*")
-			if err != nil {
-				return fmt.Errorf("make the file: %w", err)
-			}
-			defer os.Remove(tmp.Name())
-			info, err := st.Snapshot(cmd.Context(), tmp)
-			if err == nil {
-				err = tmp.Sync()
-			}
-			if err := errors.Join(err, tmp.Close()); err != nil {
-				return fmt.Errorf("write the snapshot: %w", err)
-			}
-			if err := os.Rename(tmp.Name(), args[0]); err != nil {
-				return fmt.Errorf("write the snapshot: %w", err)
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: %d objects at revision %d.\nKeep the root key as well: %s\n", args[0], info.Keys, info.Revision, f.common.paths().rootKey())
-			return nil
-		},
-	}
-	f.add(cmd)
-	return cmd
-}
-
-func restoreCommand() *cobra.Command {
-	var f stateFlags
-	var force bool
-	var key string
-	cmd := &cobra.Command{
-		Use: "restore FILE", Short: "Make the state of the plane what a snapshot says", Args: cobra.ExactArgs(1),
-		Long: `Restore a snapshot into an empty state. The plane must be down. On a new machine give the root key as well.
-Hosts and databases that are in the snapshot are found again when the plane starts.`,
-		Example: "  orrery admin restore /backup/plane.snap --root-key /backup/root.key\n  orrery up",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			p := f.common.paths()
-			lock, holder, err := takeLock(p.lock())
-			if err != nil {
-				return err
-			}
-			if lock == nil {
-				return orrery.Errorf(orrery.KindConflict, "the plane runs (process %d)", holder).WithCode("running").WithHint("Stop it first: orrery down.")
-			}
-			lock.release()
-			in, err := os.Open(args[0])
-			if err != nil {
-				return orrery.Invalid("FILE", "the snapshot cannot be read").WithCause(err)
-			}
-			defer in.Close()
-			if key != "" {
-				if err := placeKey(key, p); err != nil {
-					return err
-				}
-			}
-			st, done, err := f.open(cmd.Context(), slog.New(slog.DiscardHandler))
-			if err != nil {
-				return err
-			}
-			defer done()
-			info, err := st.Restore(cmd.Context(), in, force)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "Restored %d objects of revision %d. Start the plane with: orrery up\n", info.Keys, info.Revision)
-			return nil
-		},
-	}
-	f.add(cmd)
-	cmd.Flags().BoolVar(&force, "force", false, "replace a state that is not empty")
-	cmd.Flags().StringVar(&key, "root-key", "", "file with the root key that the snapshot's secrets are sealed under")
-	return cmd
-}
-
-// placeKey puts a root key where the server looks for it; one that is there and differs is not overwritten.
-func placeKey(file string, p paths) error {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return orrery.Invalid("--root-key", "the key cannot be read").WithCause(err)
-	}
-	have, err := os.ReadFile(p.rootKey())
-	if err == nil && string(have) != string(b) {
-		return orrery.Errorf(orrery.KindConflict, "%s holds another key", p.rootKey()).WithHint("Move it away first; what it sealed cannot be read without it.")
-	}
-	if err := os.MkdirAll(p.server(), 0o700); err != nil {
-		return fmt.Errorf("make the server's folder: %w", err)
-	}
-	if err := os.WriteFile(p.rootKey(), b, 0o600); err != nil {
-		return fmt.Errorf("put the root key in place: %w", err)
-	}
-	return nil
 }
 
 func resetTokenCommand(system cli.Config) *cobra.Command {

@@ -7,7 +7,7 @@ import (
 
 // drivers are the engines that this program knows.
 func drivers() []engine.Driver {
-	return []engine.Driver{valkey.New()}
+	return []engine.Driver{valkey.New(valkey.Config{})}
 }
 
 // definitions are the server's half of them, by name.

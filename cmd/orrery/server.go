@@ -90,7 +90,7 @@ func (s *server) assemble(ctx context.Context) (err error) {
 		return err
 	}
 	s.hub, err = hub.New(hub.Config{Store: s.store, Plane: s.authority.plane, Data: s.authority.data, JoinKey: s.authority.joinKey,
-		Warm: s.flags.warm, DefaultPool: defaults.pool, Server: s.flags.name, Log: s.log.With("part", "hub")})
+		Warm: s.flags.warm, DefaultPool: defaults.Pool, Server: s.flags.name, Log: s.log.With("part", "hub")})
 	if err != nil {
 		return err
 	}
