@@ -219,6 +219,11 @@ func (l *loop) becomeReady(ctx context.Context, d engine.Desired) error {
 			l.ready, l.readySince = true, time.Now()
 			return nil
 		}
+		if e, ok := errors.AsType[*orrery.Error](err); ok && (e.Kind == orrery.KindInvalid || e.Kind == orrery.KindConflict) {
+			// It lives, and will never be ready.
+			l.seen.state = orrery.DatabaseFailing
+			return errors.Join(err, l.stop(ctx, d))
+		}
 		if time.Since(began) > 200*time.Millisecond {
 			wait = min(wait*5/4, 250*time.Millisecond)
 			l.publish()
