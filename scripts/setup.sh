@@ -44,6 +44,7 @@ install_go() {
 	apt-get update -q # nothing else is to come from there
 }
 
+installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 have_postgres() {
 	compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || command -v postgres >/dev/null
 }
@@ -72,7 +73,7 @@ install() {
 		printf '#!/bin/sh\n# Put here by Orrery for the time of an installation: start nothing.\nexit 101\n' >$policy
 		chmod 755 $policy
 	fi
-	if [[ " $* " == *" postgresql "* ]] && ! dpkg -s postgresql-common >/dev/null 2>&1; then
+	if [[ " $* " == *" postgresql "* ]] && ! installed postgresql-common; then
 		apt-get install -y -q --no-install-recommends postgresql-common
 		sed -i 's/^#\?create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
 	fi

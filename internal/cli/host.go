@@ -26,7 +26,7 @@ func (a *app) hostJoinToken() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.show(t, func() string { return t.Token + "\n" })
+			return a.show(map[string]string{"token": t}, func() string { return t + "\n" })
 		}),
 	}
 }

@@ -1,6 +1,7 @@
 package keeper_test
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -348,5 +349,32 @@ func TestLostDatasetIsNotMadeAnew(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(pl.dir, "data")); err == nil {
 		t.Error("a dataset was made")
+	}
+}
+
+func TestCertificateIsRenewed(t *testing.T) {
+	p := newPlane(t)
+	p.data.DatabaseLife = 3 * time.Second
+	pl := newPlace(t, p)
+	st := pl.up()
+	serial := func() string {
+		c, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", pl.d.Port), &tls.Config{RootCAs: p.data.Pool(), ServerName: pl.d.Instance})
+		check(t, err)
+		defer c.Close()
+		return c.ConnectionState().PeerCertificates[0].SerialNumber.String()
+	}
+	first := serial()
+	deadline := time.After(20 * time.Second)
+	for serial() == first {
+		select {
+		case <-deadline:
+			t.Fatal("the database still has its first certificate")
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	pl.d.Generation = 2
+	p.wish(pl.d)
+	if again := p.running(pl.d.Instance, 2); again.PID != st.PID {
+		t.Error("the database was restarted for a certificate")
 	}
 }

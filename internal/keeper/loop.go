@@ -95,7 +95,7 @@ func (l *loop) turn(ctx context.Context) {
 		l.retry = time.Time{}
 	default:
 		pause := l.failures.next()
-		if kind := orrery.KindOf(err); kind == orrery.KindInvalid || kind == orrery.KindConflict {
+		if permanent(err) {
 			pause = 30 * time.Second // only another wish mends it
 		}
 		l.retry = now.Add(pause)
@@ -137,7 +137,7 @@ func (l *loop) await(ctx context.Context, slow <-chan time.Time) {
 	case <-l.k.tls.renewed:
 		l.owesReload, l.retry = true, time.Time{}
 	case <-ended:
-		l.died()
+		l.died(ctx)
 	case <-timer.C:
 		if l.ready && l.proc != nil {
 			l.probe(ctx)

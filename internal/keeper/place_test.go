@@ -66,7 +66,6 @@ type place struct {
 	p    *plane
 	dir  string
 	d    engine.Desired
-	name string
 	env  []string
 	cmd  *exec.Cmd
 	done chan struct{}

@@ -123,7 +123,7 @@ func (p *Plane) StartAgent(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		args = append(args, "--join-token", token.Token)
+		args = append(args, "--join-token", token)
 	}
 	if err := p.agent.start(ctx, p.Binary, p.Output, args); err != nil {
 		return err

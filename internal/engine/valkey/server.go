@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -25,6 +26,7 @@ type server struct {
 	conn    *redis.Client
 	members *members // read from conf/members.json at need
 	pending pendingCache
+	looked  time.Time // for who has the port
 	// defaults of settings, as a throw-away server told them.
 	defaults map[string]string
 }
@@ -58,9 +60,12 @@ func (s *server) Prepared() (bool, error) {
 }
 
 // Prepare makes an empty dataset.
-func (s *server) Prepare(context.Context) error {
+func (s *server) Prepare(ctx context.Context) error {
 	if ok, err := s.Prepared(); ok || err != nil {
 		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("make a dataset: %w", err)
 	}
 	tmp := s.path("data.new")
 	if err := os.RemoveAll(tmp); err != nil {
