@@ -1,6 +1,7 @@
 package keeper_test
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -47,6 +48,20 @@ func TestWarmPlaceBecomesAPrimary(t *testing.T) {
 		defer p.mu.Unlock()
 		return p.stats[pl.d.Instance].DataBytes > 0
 	})
+	if anon := memoryOf(t, pl.cmd.Process.Pid, "RssAnon"); anon > 20<<10 {
+		t.Errorf("the keeper holds %d KiB", anon)
+	}
+	t.Logf("the keeper holds %d KiB, with what it shares %d KiB", memoryOf(t, pl.cmd.Process.Pid, "RssAnon"), memoryOf(t, pl.cmd.Process.Pid, "VmRSS"))
+}
+
+func memoryOf(t *testing.T, pid int, what string) (kib int) {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	check(t, err)
+	_, rest, _ := strings.Cut(string(b), what+":")
+	_, err = fmt.Sscan(rest, &kib)
+	check(t, err)
+	return kib
 }
 
 func TestColdPlace(t *testing.T) {
@@ -348,5 +363,32 @@ func TestLostDatasetIsNotMadeAnew(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(pl.dir, "data")); err == nil {
 		t.Error("a dataset was made")
+	}
+}
+
+func TestCertificateIsRenewed(t *testing.T) {
+	p := newPlane(t)
+	p.data.DatabaseLife = 3 * time.Second
+	pl := newPlace(t, p)
+	st := pl.up()
+	serial := func() string {
+		c, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", pl.d.Port), &tls.Config{RootCAs: p.data.Pool(), ServerName: pl.d.Instance})
+		check(t, err)
+		defer c.Close()
+		return c.ConnectionState().PeerCertificates[0].SerialNumber.String()
+	}
+	first := serial()
+	deadline := time.After(20 * time.Second)
+	for serial() == first {
+		select {
+		case <-deadline:
+			t.Fatal("the database still has its first certificate")
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	pl.d.Generation = 2
+	p.wish(pl.d)
+	if again := p.running(pl.d.Instance, 2); again.PID != st.PID {
+		t.Error("the database was restarted for a certificate")
 	}
 }
