@@ -48,6 +48,20 @@ func TestWarmPlaceBecomesAPrimary(t *testing.T) {
 		defer p.mu.Unlock()
 		return p.stats[pl.d.Instance].DataBytes > 0
 	})
+	if anon := memoryOf(t, pl.cmd.Process.Pid, "RssAnon"); anon > 20<<10 {
+		t.Errorf("the keeper holds %d KiB", anon)
+	}
+	t.Logf("the keeper holds %d KiB, with what it shares %d KiB", memoryOf(t, pl.cmd.Process.Pid, "RssAnon"), memoryOf(t, pl.cmd.Process.Pid, "VmRSS"))
+}
+
+func memoryOf(t *testing.T, pid int, what string) (kib int) {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	check(t, err)
+	_, rest, _ := strings.Cut(string(b), what+":")
+	_, err = fmt.Sscan(rest, &kib)
+	check(t, err)
+	return kib
 }
 
 func TestColdPlace(t *testing.T) {
