@@ -2,12 +2,13 @@ package main
 
 import (
 	"github.com/orrery-db/orrery/internal/engine"
+	"github.com/orrery-db/orrery/internal/engine/postgres"
 	"github.com/orrery-db/orrery/internal/engine/valkey"
 )
 
 // drivers are the engines that this program knows.
 func drivers() []engine.Driver {
-	return []engine.Driver{valkey.New(valkey.Config{})}
+	return []engine.Driver{postgres.New(postgres.Config{}), valkey.New(valkey.Config{})}
 }
 
 // definitions are the server's half of them, by name.
