@@ -10,6 +10,9 @@ type Host struct {
 	// Allocated is what instances on the host have been promised. Placement changes it in the transaction that makes
 	// or removes an instance, so that nothing is promised twice.
 	Allocated Capacity `json:"allocated" readOnly:"true"`
+	// AgentKey is the SHA-256 of the public key with which the agent joined: a join whose answer was lost may be repeated
+	// with the same key.
+	AgentKey string `json:"agent_key,omitempty" readOnly:"true"`
 }
 
 // HostSpec is what a person says of a host.
@@ -65,8 +68,9 @@ type Pool struct {
 type PoolSpec struct {
 	Region     string `json:"region"`
 	Hypervisor string `json:"hypervisor"` // name of the hypervisor driver, as in "process"
-	// Overcommit is how many times over CPU may be promised, in percent: 100 is none. Memory is never promised twice.
-	CPUOvercommitPercent int `json:"cpu_overcommit_percent"`
+	// How many times over CPU and storage may be promised, in percent: 100 (and 0) is none. Memory is never promised twice.
+	CPUOvercommitPercent     int `json:"cpu_overcommit_percent,omitempty"`
+	StorageOvercommitPercent int `json:"storage_overcommit_percent,omitempty"`
 }
 
 // Region is where pools live. One region is one cell.

@@ -23,6 +23,8 @@ type Job struct {
 	Progress        int       `json:"progress"`
 	Error           *JobError `json:"error,omitempty"`
 	CancelRequested bool      `json:"cancel_requested,omitempty"`
+	// ForwardOnly is true once the job can neither be cancelled nor undone any more.
+	ForwardOnly bool `json:"forward_only,omitempty"`
 	// Owner is the server that runs it, empty while it waits.
 	Owner       string     `json:"owner,omitempty"`
 	RequestedBy string     `json:"requested_by,omitempty"`

@@ -131,7 +131,7 @@ func TestRestartedAgentFindsEverything(t *testing.T) {
 	warm := h.waitWarm(1)
 	h.stop()
 	h.start()
-	h.agent.Wish(7, wish)
+	h.agent.Wish(8, wish)
 	after := h.wait("running", func(r session.AgentReport) bool { return settled(r, a.Instance) && settled(r, b.Instance) })
 	for _, w := range []session.PlaceWish{a, b} {
 		if before.Places[w.Instance] != after.Places[w.Instance] {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strconv"
 	"time"
 
 	"github.com/orrery-db/orrery"
@@ -88,7 +89,7 @@ func (a *Agent) converge(c *claim) {
 	case c.wish.Absent && len(places) > 0:
 		a.destroyAll(c, places)
 	case c.wish.Absent:
-		c.meet(a.generation)
+		c.meet(a.generation, nil)
 	case len(places) == 0:
 		a.provide(c)
 	default:
@@ -97,11 +98,18 @@ func (a *Agent) converge(c *claim) {
 }
 
 // meet notes that all is as wished. The generation moves only when the wish for this place was another: a change for
-// one place is no news of all others.
-func (c *claim) meet(generation uint64) {
+// one place is no news of all others, and neither is the agent's restart: the place's label remembers.
+func (c *claim) meet(generation uint64, p *placeInfo) {
 	c.err, c.attempts, c.retryAt = nil, 0, time.Time{}
 	now := c.wish
 	now.JoinToken = ""
+	if c.met == nil && p != nil {
+		c.met = &now
+		if c.metGeneration, _ = strconv.ParseUint(p.Labels[labelMet], 10, 64); c.metGeneration == 0 {
+			c.metGeneration = generation
+		}
+		return
+	}
 	if c.met == nil || *c.met != now {
 		c.met, c.metGeneration = &now, generation
 	}
@@ -129,7 +137,7 @@ func (a *Agent) provide(c *claim) {
 			WithCode(codeEngineMissing).WithHint("Install it on the host; the agent finds it within a minute.")
 		return
 	}
-	limits, labels := limitsOf(c.wish), labelsOf(c.wish)
+	limits, labels := limitsOf(c.wish), labelsOf(c.wish, a.generation)
 	if p := a.takeWarm(k, engine.Full); p != nil {
 		// The label before the assignment: from here on no agent takes the place for a warm one.
 		a.update(c, p, limits, labels)
@@ -155,7 +163,7 @@ func (a *Agent) adjust(c *claim, p *placeInfo) {
 	case p.State == orrery.PlaceCreating:
 		// An earlier agent died over it.
 		a.create(c, hypervisor.Spec{
-			ID: p.ID, Labels: labelsOf(c.wish), Limits: limitsOf(c.wish), Command: a.command(engineKey{c.wish.Engine, c.wish.Version}),
+			ID: p.ID, Labels: labelsOf(c.wish, a.generation), Limits: limitsOf(c.wish), Command: a.command(engineKey{c.wish.Engine, c.wish.Version}),
 		})
 	case p.State == orrery.PlaceFailed:
 		// Its end, where it is being destroyed, is told by the driver.
@@ -163,12 +171,12 @@ func (a *Agent) adjust(c *claim, p *placeInfo) {
 		c.retryAt = time.Now().Add(time.Second)
 		a.wakeAt(c.retryAt)
 	case p.Labels[labelLimits] != limitsLabel(limitsOf(c.wish)):
-		a.update(c, p, limitsOf(c.wish), labelsOf(c.wish))
+		a.update(c, p, limitsOf(c.wish), labelsOf(c.wish, a.generation))
 	case !a.assignmentDone(c.wish, p):
 		place := p.Place
 		a.run(c, []*placeInfo{p}, func(context.Context) (hypervisor.Place, error) { return place, nil })
 	default:
-		c.meet(a.generation)
+		c.meet(a.generation, p)
 	}
 }
 

@@ -99,7 +99,8 @@ type prepared struct {
 	Catalogue *orrery.ParameterCatalogue `json:"catalogue,omitempty"`
 }
 
-const maxPrepared = 16 << 20
+// A catalogue has some hundred KiB; a report, with all of them, may have session.MaxMessage.
+const maxPrepared = 1 << 20
 
 // readPrepared reads what a place's user wrote: anything may lie there.
 func readPrepared(dir string) (*prepared, error) {

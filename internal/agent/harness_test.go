@@ -18,12 +18,19 @@ import (
 
 	"github.com/orrery-db/orrery"
 	"github.com/orrery-db/orrery/internal/agent"
+	"github.com/orrery-db/orrery/internal/hypervisor"
 	"github.com/orrery-db/orrery/internal/hypervisor/process"
 	"github.com/orrery-db/orrery/internal/session"
 	"github.com/orrery-db/orrery/internal/testkit/unpriv"
 )
 
-func TestMain(m *testing.M) { unpriv.Both(m) }
+func TestMain(m *testing.M) {
+	if text := os.Getenv(inProcessVariable); text != "" {
+		fmt.Println(runInProcess(text))
+		os.Exit(1)
+	}
+	unpriv.Both(m)
+}
 
 const patience = 30 * time.Second
 
@@ -109,11 +116,15 @@ func echoServer(l net.Listener) {
 	}
 }
 
+func openDriver(root string) (*process.Driver, error) {
+	return process.New(context.Background(), process.Config{
+		Root: root, Log: slog.New(slog.DiscardHandler), FirstPort: 22000, LastPort: 22999, StopGrace: 100 * time.Millisecond,
+	})
+}
+
 func (h *harness) openDriver() *process.Driver {
 	h.t.Helper()
-	d, err := process.New(context.Background(), process.Config{
-		Root: h.root, Log: slog.New(slog.DiscardHandler), FirstPort: 22000, LastPort: 22999, StopGrace: 100 * time.Millisecond,
-	})
+	d, err := openDriver(h.root)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -135,22 +146,8 @@ func (h *harness) clear() {
 func (h *harness) start() {
 	h.t.Helper()
 	h.driver = h.openDriver()
-	log := slog.New(slog.DiscardHandler)
-	if os.Getenv("ORRERY_TEST_LOG") != "" {
-		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
-	}
-	a, err := agent.New(agent.Config{
-		Driver: h.driver, Keeper: h.keeper, Address: "127.0.0.1", Version: h.version, ServerName: "plane", Log: log,
-		RefillDelay: 50 * time.Millisecond,
-		Discover: func(context.Context) ([]orrery.EngineVersion, error) {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			return h.engines, nil
-		},
-		Dial: func(ctx context.Context) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "tcp", h.server.Addr().String())
-		},
-		Report: h.report,
+	a, err := h.newAgent(h.driver, func(ctx context.Context) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", h.server.Addr().String())
 	})
 	if err != nil {
 		h.t.Fatal(err)
@@ -174,6 +171,23 @@ func (h *harness) start() {
 			}
 		})
 	}
+}
+
+func (h *harness) newAgent(driver hypervisor.Driver, dial func(context.Context) (net.Conn, error)) (*agent.Agent, error) {
+	log := slog.New(slog.DiscardHandler)
+	if os.Getenv("ORRERY_TEST_LOG") != "" {
+		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	return agent.New(agent.Config{
+		Driver: driver, Keeper: h.keeper, Address: "127.0.0.1", Version: h.version, ServerName: "plane", Log: log,
+		RefillDelay: 50 * time.Millisecond,
+		Discover: func(context.Context) ([]orrery.EngineVersion, error) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			return h.engines, nil
+		},
+		Dial: dial, Report: h.report,
+	})
 }
 
 func (h *harness) setEngines(engines ...orrery.EngineVersion) {
@@ -285,9 +299,14 @@ func (h *harness) waitNew(old map[string]int) {
 
 func (h *harness) waitAssigned(id string) {
 	h.t.Helper()
+	h.waitAssignedTo(id, "instance")
+}
+
+func (h *harness) waitAssignedTo(id, text string) {
+	h.t.Helper()
 	h.poll("the keeper knows what it is", func() bool {
 		b, err := os.ReadFile(filepath.Join(h.root, "places", id, "keeper", "assigned"))
-		return err == nil && bytes.Contains(b, []byte("instance"))
+		return err == nil && bytes.Contains(b, []byte(text))
 	})
 }
 

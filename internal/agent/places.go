@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/orrery-db/orrery"
@@ -21,6 +22,7 @@ const (
 	labelBinary    = "binary" // of the keeper in a warm place
 	labelLimits    = "limits" // as last set
 	labelWarm      = "warm"   // "yes": belongs to nobody yet
+	labelMet       = "met"    // generation of the wish that last asked for these labels
 )
 
 // placeInfo is a place of the driver with what the agent knows beside.
@@ -46,8 +48,9 @@ func limitsLabel(l hypervisor.Limits) string {
 	return fmt.Sprintf("%d/%d/%d", l.CPUMilli, l.MemoryMiB, l.StorageGiB)
 }
 
-func labelsOf(w session.PlaceWish) map[string]string {
+func labelsOf(w session.PlaceWish, generation uint64) map[string]string {
 	return map[string]string{
+		labelMet:      strconv.FormatUint(generation, 10),
 		labelInstance: w.Instance, labelDatastore: w.Datastore, labelEngine: w.Engine, labelVersion: w.Version,
 		labelLimits: limitsLabel(limitsOf(w)),
 	}

@@ -41,12 +41,20 @@ func (s *Store) noteMeta(key string, value []byte) {
 	if key != s.epochKey() {
 		return
 	}
-	epoch, err := strconv.ParseUint(string(value), 10, 64)
+	epoch, err := parseEpoch(value)
 	if err != nil {
 		s.log.Error("the epoch in etcd cannot be read", "key", key, "error", err)
 		return
 	}
 	s.epoch.Store(max(epoch, s.epoch.Load()))
+}
+
+func parseEpoch(value []byte) (uint64, error) {
+	epoch, err := strconv.ParseUint(string(value), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("the epoch %q in etcd is no number: %w", value, err)
+	}
+	return epoch, nil
 }
 
 // ensureEpoch reads the epoch, and gives a fresh state its first one. It comes before the listing: etcd starts a watch

@@ -13,8 +13,8 @@ import (
 // listPage is how many keys are asked for at a time when everything is read.
 const listPage = 1000
 
-// scan reads every key below a prefix at one revision.
-func scan(ctx context.Context, client clientv3.KV, prefix string, each func(kv *mvccpb.KeyValue) error) (revision int64, err error) {
+// scan reads every key below a prefix at one revision: the one given, or the newest where it is 0.
+func scan(ctx context.Context, client clientv3.KV, prefix string, revision int64, each func(kv *mvccpb.KeyValue) error) (int64, error) {
 	key, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
 	for {
 		opts := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(listPage)}
@@ -43,8 +43,11 @@ func scan(ctx context.Context, client clientv3.KV, prefix string, each func(kv *
 // load fills the empty cache. An object that cannot be read stops it: a server that cannot read everything must not
 // decide about anything.
 func (s *Store) load(ctx context.Context) error {
-	revision, err := scan(ctx, s.client, s.cfg.Prefix+"/", func(kv *mvccpb.KeyValue) error {
+	revision, err := scan(ctx, s.client, s.cfg.Prefix+"/", 0, func(kv *mvccpb.KeyValue) error {
 		key := string(kv.Key)
+		if key == restoringKey(s.cfg.Prefix) {
+			return errHalfRestored()
+		}
 		s.noteMeta(key, kv.Value)
 		t, _, id := s.tableOf(key)
 		if t == nil {
@@ -181,7 +184,7 @@ func (s *Store) listAnew() error {
 		seen[name] = map[string]bool{}
 	}
 	var work []staged
-	revision, err := scan(s.ctx, s.client, s.cfg.Prefix+"/", func(kv *mvccpb.KeyValue) error {
+	revision, err := scan(s.ctx, s.client, s.cfg.Prefix+"/", 0, func(kv *mvccpb.KeyValue) error {
 		key := string(kv.Key)
 		s.noteMeta(key, kv.Value)
 		t, collection, id := s.tableOf(key)

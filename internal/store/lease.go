@@ -14,7 +14,8 @@ import (
 // lease is what binds this server's leased objects to its life.
 type lease struct {
 	mu      sync.Mutex
-	current clientv3.LeaseID
+	current clientv3.LeaseID // 0 while there is none
+	former  clientv3.LeaseID // lost, and perhaps still known to etcd
 	lost    chan struct{}
 	check   chan struct{} // asks the keeper of the lease to look at once
 }
@@ -27,8 +28,8 @@ func (l *lease) id() clientv3.LeaseID {
 
 // suspect asks to look after a lease of which etcd says that it does not exist.
 func (l *lease) suspect(id clientv3.LeaseID) {
-	if id != l.id() {
-		return // another server's, whose objects are about to vanish; or lost already
+	if current := l.id(); current != 0 && id != current {
+		return // another server's, whose objects are about to vanish; or one that was lost already
 	}
 	select {
 	case l.check <- struct{}{}:
@@ -44,6 +45,9 @@ func (s *Store) Lost() <-chan struct{} {
 	defer s.lease.mu.Unlock()
 	return s.lease.lost
 }
+
+// errNoLease: there is none just now, and a new one is being asked for.
+var errNoLease = errors.New("this server has no lease at the moment")
 
 func (l *lease) init() { l.check = make(chan struct{}, 1) }
 
@@ -77,7 +81,7 @@ func (s *Store) dropLease() {
 	s.lease.mu.Lock()
 	defer s.lease.mu.Unlock()
 	if s.lease.current != 0 {
-		s.lease.current = 0
+		s.lease.former, s.lease.current = s.lease.current, 0
 		close(s.lease.lost)
 	}
 }
@@ -118,12 +122,17 @@ func (s *Store) keepLease() {
 	}
 }
 
-// renewLease renews the lease, or gets a new one where there is none.
+// renewLease renews the lease, or gets a new one where there is none. What the former one held must not outlive its
+// loss: the server has abandoned it already.
 func (s *Store) renewLease(timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(s.ctx, timeout)
 	defer cancel()
 	id := s.lease.id()
 	if id == 0 {
+		_, err := s.client.Revoke(ctx, s.lease.former)
+		if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+			return err
+		}
 		return s.grantLease(ctx)
 	}
 	_, err := s.client.KeepAliveOnce(ctx, id)

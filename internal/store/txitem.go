@@ -37,7 +37,9 @@ func (it *txItem[T, P]) op(tx *Tx) (operation, bool, error) {
 		return o, false, nil
 	}
 	if it.leased {
-		o.lease = tx.s.lease.id()
+		if o.lease = tx.s.lease.id(); o.lease == 0 {
+			return o, false, errNoLease
+		}
 	}
 	var err error
 	o.value, err = it.c.encode(it.obj)

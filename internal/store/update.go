@@ -11,14 +11,13 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/orrery-db/orrery"
 )
 
 const (
 	// attemptTimeout bounds one round trip to etcd, patience a whole Update whose context does not.
-	attemptTimeout = 5 * time.Second
+	attemptTimeout = 3 * time.Second
 	patience       = 20 * time.Second
 )
 
@@ -56,6 +55,13 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) (int64, error
 		} else if revision != 0 {
 			return revision, s.waitShown(revision)
 		}
+		if errors.Is(fnErr, errNoLease) {
+			s.lease.suspect(0)
+			if err := pause(ctx, &backoff); err != nil {
+				return 0, unavailable("get a lease", fnErr)
+			}
+			continue
+		}
 		if fnErr != nil {
 			return 0, fnErr
 		}
@@ -84,17 +90,27 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) (int64, error
 			continue
 		case errors.Is(err, rpctypes.ErrLeaseNotFound):
 			s.lease.suspect(b.lease)
-		case transient(err):
-			unsure = append(unsure, b)
-		default:
+		case definite(err):
 			return 0, s.refused(err)
+		default:
+			unsure = append(unsure, b)
 		}
-		select {
-		case <-time.After(backoff):
-			backoff = min(2*backoff, time.Second)
-		case <-ctx.Done():
+		if pause(ctx, &backoff) != nil {
 			return 0, unavailable("write", err)
 		}
+	}
+}
+
+// pause waits before another try, longer each time.
+func pause(ctx context.Context, backoff *time.Duration) error {
+	timer := time.NewTimer(*backoff)
+	defer timer.Stop()
+	*backoff = min(2**backoff, time.Second)
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -327,20 +343,18 @@ func (s *Store) takeTurn(ctx context.Context, key string) (chan struct{}, error)
 	}
 }
 
-// transient tells whether etcd may answer if asked again; whether it has done what was asked is unknown.
-func transient(err error) bool {
-	if errors.Is(err, context.DeadlineExceeded) {
+// definite tells whether an error is etcd's word that it has not done what was asked, and would say so again. After
+// any other error it is unknown whether it was done.
+func definite(err error) bool {
+	var e rpctypes.EtcdError
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Code() {
+	case codes.InvalidArgument, codes.NotFound, codes.FailedPrecondition, codes.PermissionDenied, codes.Unauthenticated, codes.OutOfRange:
 		return true
 	}
-	switch status.Code(err) {
-	case codes.Unavailable, codes.DeadlineExceeded, codes.ResourceExhausted, codes.Aborted:
-		return true
-	}
-	var ee rpctypes.EtcdError
-	if errors.As(err, &ee) {
-		return ee.Code() == codes.Unavailable || ee.Code() == codes.ResourceExhausted
-	}
-	return false
+	return errors.Is(err, rpctypes.ErrNoSpace)
 }
 
 func unavailable(doing string, err error) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -205,11 +206,25 @@ func (s *Store) endpoints() []string {
 }
 
 func (s *Store) askSizes(ctx context.Context, now *Space) (alarm bool) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second) // a member may be down
+	defer cancel()
+	endpoints := s.endpoints()
+	answers := make([]*clientv3.StatusResponse, len(endpoints))
+	var asking sync.WaitGroup
+	for i, ep := range endpoints {
+		asking.Go(func() {
+			st, err := s.client.Status(ctx, ep)
+			if err != nil {
+				s.log.Debug("a member of etcd does not tell its size", "endpoint", ep, "error", err)
+				return
+			}
+			answers[i] = st
+		})
+	}
+	asking.Wait()
 	var largest *clientv3.StatusResponse
-	for _, ep := range s.endpoints() {
-		st, err := s.client.Status(ctx, ep)
-		if err != nil {
-			s.log.Debug("a member of etcd does not tell its size", "endpoint", ep, "error", err)
+	for _, st := range answers {
+		if st == nil {
 			continue
 		}
 		if largest == nil || st.DbSize > largest.DbSize {

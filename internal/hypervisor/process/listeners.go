@@ -3,6 +3,7 @@ package process
 import (
 	"bufio"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -42,9 +43,34 @@ func listeners() map[int][]listener {
 	return found
 }
 
+// ownSockets are the listening sockets that were found to be a place's own; looking them up is dear where all places
+// share one user.
+type ownSockets map[*place]map[string]bool
+
+func (o ownSockets) add(p *place, inode string) {
+	if o[p] == nil {
+		o[p] = map[string]bool{}
+	}
+	o[p][inode] = true
+}
+
+// forget drops what is not listened on any more: numbers of sockets are used again.
+func (o ownSockets) forget(places []*place, open map[int][]listener) {
+	for p, inodes := range o {
+		if !slices.Contains(places, p) {
+			delete(o, p)
+			continue
+		}
+		maps.DeleteFunc(inodes, func(inode string, _ bool) bool {
+			return !slices.ContainsFunc(open[p.record().Port], func(l listener) bool { return l.inode == inode })
+		})
+	}
+}
+
 // checkPorts reports ports that another program listens on.
-func (d *Driver) checkPorts(places []*place) {
+func (d *Driver) checkPorts(places []*place, own ownSockets) {
 	open := listeners()
+	own.forget(places, open)
 	for _, p := range places {
 		rec := p.record()
 		message := ""
@@ -52,7 +78,12 @@ func (d *Driver) checkPorts(places []*place) {
 			d.ports.retry(rec.Port)
 		}
 		for _, l := range open[rec.Port] {
-			if rec.Whole && !d.owns(&rec, l) {
+			if !rec.Whole || own[p][l.inode] {
+				continue
+			}
+			if d.owns(&rec, l) {
+				own.add(p, l.inode)
+			} else {
 				message = fmt.Sprintf("its port %d is taken by another program of user %d", rec.Port, l.uid)
 			}
 		}

@@ -96,6 +96,7 @@ func (d *Driver) hasFolder(id string) bool {
 func (d *Driver) watch() {
 	tick := time.NewTicker(d.cfg.CheckEvery)
 	defer tick.Stop()
+	own := ownSockets{}
 	for {
 		d.mu.Lock()
 		all := make([]*place, 0, len(d.places))
@@ -108,7 +109,7 @@ func (d *Driver) watch() {
 				d.log.Warn("the log of a place cannot be rotated", "place", p.id, "error", err)
 			}
 		}
-		d.checkPorts(all)
+		d.checkPorts(all, own)
 		select {
 		case <-tick.C:
 		case <-d.ctx.Done():

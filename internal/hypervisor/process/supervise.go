@@ -41,7 +41,7 @@ func (d *Driver) start(p *place, again bool) (*command, error) {
 	for i := range args {
 		args[i] = expand(args[i], dir, rec.Port)
 	}
-	cmd := exec.Command(args[0], args[1:]...) //nolint:noctx // it outlives every context of this process
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
 	cmd.Env = append([]string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + dir, "LANG=C.UTF-8",

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
@@ -63,6 +64,8 @@ type Server struct {
 	etcd   *embed.Etcd
 	client *clientv3.Client
 	dir    string
+	log    *zapCore
+	close  sync.Once
 }
 
 // Start starts etcd and returns when it answers, or when ctx ends. Only one process can use a folder at a time.
@@ -70,7 +73,8 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Dir == "" || cfg.Log == nil {
 		return nil, errors.New("start etcd: Dir and Log are wanted")
 	}
-	ec, err := embedConfig(cfg)
+	log := newZapCore(cfg.Log)
+	ec, err := embedConfig(cfg, log)
 	if err != nil {
 		return nil, fmt.Errorf("configure etcd in %s: %w", cfg.Dir, err)
 	}
@@ -94,7 +98,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		e.Close()
 		return nil, fmt.Errorf("guard the socket of etcd: %w", err)
 	}
-	return &Server{etcd: e, client: v3client.New(e.Server), dir: cfg.Dir}, nil
+	return &Server{etcd: e, client: v3client.New(e.Server), dir: cfg.Dir, log: log}, nil
 }
 
 // Client talks to this member without a connection between. It is the server's own: Close closes it.
@@ -106,20 +110,24 @@ func (s *Server) Endpoint() string { return "unix://" + filepath.Join(s.dir, Soc
 // Err delivers the error with which etcd stopped by itself.
 func (s *Server) Err() <-chan error { return s.etcd.Err() }
 
-// Close stops etcd and returns when its files are closed.
+// Close stops etcd and returns when its files are closed. Once more does nothing.
 func (s *Server) Close() error {
-	err := s.client.Close()
-	s.etcd.Close()
+	var err error
+	s.close.Do(func() {
+		s.log.calm.Store(true)
+		err = s.client.Close()
+		s.etcd.Close()
+	})
 	if err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("close the client of etcd: %w", err)
 	}
 	return nil
 }
 
-func embedConfig(cfg Config) (*embed.Config, error) {
+func embedConfig(cfg Config, log *zapCore) (*embed.Config, error) {
 	ec := embed.NewConfig()
 	ec.Dir = filepath.Join(cfg.Dir, "data")
-	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(newZapCore(cfg.Log)))
+	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(log))
 	ec.UnsafeNoFsync = cfg.ForTests
 	ec.QuotaBackendBytes = cfg.QuotaBytes
 	if ec.QuotaBackendBytes == 0 {
