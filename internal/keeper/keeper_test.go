@@ -48,7 +48,7 @@ func testWarmPlaceBecomesAPrimary(t *testing.T, e subject) {
 	p.await(pl.d.Instance, "counted", func(orrery.DatabaseStatus) bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		return p.stats[pl.d.Instance].DataBytes > 0
+		return p.stats[pl.d.Instance].Position > 0
 	})
 	if anon := memoryOf(t, pl.cmd.Process.Pid, "RssAnon"); anon > 20<<10 {
 		t.Errorf("the keeper holds %d KiB", anon)
@@ -392,14 +392,20 @@ func TestCertificateIsRenewed(t *testing.T) { onEach(t, testCertificateIsRenewed
 
 func testCertificateIsRenewed(t *testing.T, e subject) {
 	p := newPlane(t)
-	p.data.DatabaseLife = 3 * time.Second
+	p.data.DatabaseLife = 10 * time.Second
 	pl := newPlace(t, p, e)
 	st := pl.up()
-	serial := func() string {
-		c, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", pl.d.Port), &tls.Config{RootCAs: p.data.Pool(), ServerName: pl.d.Instance})
+	serial := func() (serial string) {
+		c, err := e.connect(t.Context(), pl.d.Port, &tls.Config{
+			RootCAs: p.data.Pool(), ServerName: pl.d.Instance,
+			VerifyConnection: func(s tls.ConnectionState) error {
+				serial = s.PeerCertificates[0].SerialNumber.String()
+				return nil
+			},
+		})
 		check(t, err)
-		defer c.Close()
-		return c.ConnectionState().PeerCertificates[0].SerialNumber.String()
+		check(t, c.Close())
+		return serial
 	}
 	first := serial()
 	deadline := time.After(20 * time.Second)
