@@ -115,10 +115,24 @@ func runPlane(ctx context.Context, f serverFlags, a agentFlags, p paths, common 
 		g.Go(func() error { return s.run(ctx, func() error { both(0); return nil }) })
 		g.Go(func() error {
 			return runAgent(ctx, agentConfig{agentFlags: a, name: f.name, servers: []string{s.listeners.session.Addr().String()},
-				token: token, paths: p, log: log}, func() { both(1) })
+				token: token, paths: p, log: log}, func() { go s.whenHostReports(ctx, func() { both(1) }) })
 		})
 		return firstError(ignoreCancelled(ctx, g.Wait()), s.close())
 	})
+}
+
+// whenHostReports calls done when this machine has said what it can run: before that nothing can be asked of it.
+func (s *server) whenHostReports(ctx context.Context, done func()) {
+	err := s.store.WaitFor(ctx, nil, func() (bool, error) {
+		for _, h := range s.store.Hosts.By("name", s.flags.name) {
+			_, present := s.store.Presences.Get(h.ID)
+			return present && h.Status.AgentVersion == version, nil
+		}
+		return false, nil
+	})
+	if err == nil {
+		done()
+	}
 }
 
 // startServer is newServer within its time.
