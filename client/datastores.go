@@ -13,7 +13,9 @@ import (
 // Credentials are a database user's name and password. The server gives a password once, and keeps none.
 type Credentials struct {
 	Username string `json:"username"`
-	Password string `json:"password"`
+	// Password is missing where a repeated request met what the first one had done; Hint says what to do then.
+	Password string `json:"password,omitempty"`
+	Hint     string `json:"hint,omitempty"`
 }
 
 // Changed is the answer to a change: the object as it will be, and the job that makes it so. Job is nil where there

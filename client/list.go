@@ -23,7 +23,7 @@ type ListOptions struct {
 func (o ListOptions) query() url.Values {
 	q := url.Values{}
 	if o.PageSize > 0 {
-		q.Set("limit", strconv.Itoa(o.PageSize))
+		q.Set("limit", strconv.Itoa(min(o.PageSize, 1000)))
 	}
 	if o.Sort != "" {
 		q.Set("sort", o.Sort)

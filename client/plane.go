@@ -9,13 +9,23 @@ import (
 	"github.com/orrery-db/orrery"
 )
 
-// Status reads what the plane says of itself. Its fields grow with the plane, so they are handed on as they come.
-func (c *Client) Status(ctx context.Context) (map[string]any, error) {
-	s, err := get[map[string]any](ctx, c, path("status"), nil)
-	if err != nil {
-		return nil, err
-	}
-	return *s, nil
+// Status is what the plane says of itself.
+type Status struct {
+	Version   string    `json:"version"`
+	Server    string    `json:"server"`     // name of the one that answered
+	StartedAt time.Time `json:"started_at"` // of that server
+	Revision  int64     `json:"revision"`
+	// Writable is false while changes are refused, as when the disk is nearly full; Message says why.
+	Writable bool           `json:"writable"`
+	Message  string         `json:"message,omitempty"`
+	Hint     string         `json:"hint,omitempty"`
+	Counts   map[string]int `json:"counts"` // objects, by collection
+	Watches  int            `json:"watches"`
+}
+
+// Status reads what the plane says of itself.
+func (c *Client) Status(ctx context.Context) (*Status, error) {
+	return get[Status](ctx, c, path("status"), nil)
 }
 
 // Ready returns nil when the server takes requests. It needs no token.
@@ -73,6 +83,17 @@ func (c *Client) CordonHost(ctx context.Context, host string, cordoned bool) (*o
 	return patch[orrery.Host](ctx, c, path("hosts", host), 0, map[string]any{"spec": map[string]any{"cordoned": cordoned}})
 }
 
+// CreateJoinToken makes a one-time token with which a host may join within the hour. It is given only now.
+func (c *Client) CreateJoinToken(ctx context.Context) (string, error) {
+	t, err := post[struct {
+		Token string `json:"token"`
+	}](ctx, c, path("hosts", "join-tokens"), nil)
+	if err != nil {
+		return "", err
+	}
+	return t.Token, nil
+}
+
 // Projects lists the projects.
 func (c *Client) Projects(ctx context.Context, o ListOptions) iter.Seq2[*orrery.Project, error] {
 	return list[orrery.Project](ctx, c, path("projects"), o)
@@ -127,7 +148,8 @@ type NewToken struct {
 // MadeToken is a new token with its secret, which is given only now.
 type MadeToken struct {
 	Token  *orrery.Token `json:"token"`
-	Secret string        `json:"secret"`
+	Secret string        `json:"secret,omitempty"`
+	Hint   string        `json:"hint,omitempty"` // where the secret is missing
 }
 
 // CreateToken makes a token.

@@ -143,7 +143,7 @@ func answers() map[string]string {
 	connection := text(orrery.ConnectionInfo{User: "app", Database: "app", CA: "PEM", Strings: []orrery.ConnectionString{
 		{Name: "primary", Text: "postgresql://app:{password}@127.0.0.1:17000/app?sslmode=verify-full&sslrootcert={ca}"}}})
 	return map[string]string{
-		"GET /status":                       `{"version":"v2"}`,
+		"GET /status":                       `{"version":"v2","writable":true}`,
 		"GET /projects/default/datastores":  `{"items":[` + text(d) + `]}`,
 		"POST /projects/default/datastores": accepted(credentials),
 		"GET " + store:                      text(d), "GET " + byID: text(d),

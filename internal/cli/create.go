@@ -159,7 +159,7 @@ func (a *app) create(ctx context.Context, c *client.Client, n newDatastore, body
 		return err
 	}
 	// Kept before the wait: whoever detaches has it all the same. The server gives it this once.
-	if cr := ch.Credentials; cr != nil && !n.noSave && ch.Datastore != nil {
+	if cr := ch.Credentials; cr != nil && cr.Password != "" && !n.noSave && ch.Datastore != nil {
 		if err := savePassword(a.ConfigDir, ch.Datastore, cr.Username, cr.Password); err != nil {
 			fmt.Fprintf(a.Err, "warning: the password was not saved: %s\n", err)
 		}
@@ -193,7 +193,11 @@ func (a *app) create(ctx context.Context, c *client.Client, n newDatastore, body
 
 // tellPassword is for a create that is not waited for: the password is shown now or never.
 func (a *app) tellPassword(cr *client.Credentials) {
-	if cr != nil {
+	switch {
+	case cr == nil:
+	case cr.Password == "":
+		a.say("user %s. %s", cr.Username, cr.Hint)
+	default:
 		a.say("user %s, password %s (shown this once)", cr.Username, cr.Password)
 	}
 }
@@ -204,8 +208,11 @@ func createdText(ch *client.Changed, info *orrery.ConnectionInfo, caFile string,
 	var b strings.Builder
 	password := "{password}"
 	if cr := ch.Credentials; cr != nil {
-		password = cr.Password
-		b.WriteString("\n" + fields("User", cr.Username, "Password", cr.Password+"  (shown this once)", "Database", info.Database, "CA", caFile))
+		shown := cr.Hint
+		if cr.Password != "" {
+			password, shown = cr.Password, cr.Password+"  (shown this once)"
+		}
+		b.WriteString("\n" + fields("User", cr.Username, "Password", shown, "Database", info.Database, "CA", caFile))
 	}
 	b.WriteString("\nConnect with:\n")
 	for _, s := range info.Strings {
@@ -224,7 +231,7 @@ func createdText(ch *client.Changed, info *orrery.ConnectionInfo, caFile string,
 	for _, n := range next {
 		fmt.Fprintf(&b, "  %s\n", n)
 	}
-	if !noSave && ch.Credentials != nil {
+	if !noSave && password != "{password}" {
 		b.WriteString("\nThe password is kept for \"datastore connect\" in your configuration folder.\n")
 	}
 	return b.String()

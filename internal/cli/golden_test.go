@@ -227,8 +227,8 @@ func TestStatusText(t *testing.T) {
 		stores = append(stores, &orrery.Datastore{Meta: orrery.Meta{Name: "x"}, Status: orrery.DatastoreStatus{State: orrery.DatastoreAvailable}})
 	}
 	hosts := []*orrery.Host{{Status: orrery.HostStatus{Connected: true}}, {}}
-	got := statusText("https://127.0.0.1:7600", map[string]any{"version": "v0.1.0"}, hosts, stores, []*orrery.Job{{}}, []*orrery.Job{{}})
-	golden(t, "status", got+"--\n"+statusText("https://127.0.0.1:7600", map[string]any{}, nil, nil, nil, nil))
+	got := statusText("https://127.0.0.1:7600", &client.Status{Version: "v0.1.0", Server: "server-1", Writable: true}, hosts, stores, []*orrery.Job{{}}, []*orrery.Job{{}})
+	golden(t, "status", got+"--\n"+statusText("https://127.0.0.1:7600", &client.Status{Message: "the disk is nearly full", Hint: "Free some."}, nil, nil, nil, nil))
 }
 
 func TestAlike(t *testing.T) {

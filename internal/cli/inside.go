@@ -76,7 +76,7 @@ func (a *app) userCreate() *cobra.Command {
 func (a *app) finishWithPassword(ctx context.Context, w waiting, ch *client.Changed, done string, noSave bool) error {
 	if cr := ch.Credentials; cr != nil {
 		a.tellPassword(cr)
-		if !noSave && ch.Datastore != nil {
+		if !noSave && cr.Password != "" && ch.Datastore != nil {
 			if err := savePassword(a.ConfigDir, ch.Datastore, cr.Username, cr.Password); err != nil {
 				fmt.Fprintf(a.Err, "warning: the password was not saved: %s\n", err)
 			}

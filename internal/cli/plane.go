@@ -213,6 +213,9 @@ func (a *app) token() *cobra.Command {
 				return err
 			}
 			return a.show(m, func() string {
+				if m.Secret == "" {
+					return m.Hint + "\n"
+				}
 				return fmt.Sprintf("%s\n\nThis is shown once. Use it with ORRERY_TOKEN or \"orrery login\".\n", m.Secret)
 			})
 		}),
@@ -268,7 +271,7 @@ func (a *app) version() *cobra.Command {
 			} else if s, err := c.Status(ctx); err != nil {
 				v.Error = message(err)
 			} else {
-				v.Server, _ = s["version"].(string)
+				v.Server = s.Version
 			}
 			return a.show(v, func() string {
 				return fields("orrery", v.Client, "plane", v.Server, "plane:", v.Error)
@@ -314,8 +317,7 @@ func (a *app) status() *cobra.Command {
 }
 
 // statusText is the plane as people read it.
-func statusText(server string, status map[string]any, hosts []*orrery.Host, stores []*orrery.Datastore, running, stuck []*orrery.Job) string {
-	version, _ := status["version"].(string)
+func statusText(server string, status *client.Status, hosts []*orrery.Host, stores []*orrery.Datastore, running, stuck []*orrery.Job) string {
 	away := 0
 	for _, h := range hosts {
 		if !h.Status.Connected {
@@ -338,12 +340,12 @@ func statusText(server string, status map[string]any, hosts []*orrery.Host, stor
 	if len(stuck) > 0 {
 		jobs += fmt.Sprintf(", %d stuck; see: orrery job list --state stuck", len(stuck))
 	}
-	disk := ""
-	if w, ok := status["writable"].(bool); ok && !w {
-		disk, _ = status["message"].(string)
+	refuses := ""
+	if !status.Writable {
+		refuses = strings.TrimSpace(or(status.Message, "yes") + "\n" + status.Hint)
 	}
-	text := fields("Plane", server, "Version", version, "Hosts", hostText, "Datastores", or(strings.Join(parts, ", "), "none"),
-		"Jobs", jobs, "Refuses changes", disk)
+	text := fields("Plane", server, "Server", status.Server, "Version", status.Version, "Hosts", hostText, "Datastores", or(strings.Join(parts, ", "), "none"),
+		"Jobs", jobs, "Refuses changes", refuses)
 	if len(stores) == 0 {
 		return text
 	}

@@ -99,7 +99,7 @@ func (c *certificates) leaf() *x509.Certificate {
 // keep gets the first certificate once a server is reached, and a new one at two thirds of its life, until ctx ends.
 func (c *certificates) keep(ctx context.Context, s Session) {
 	b := backoff{first: time.Second, limit: time.Minute}
-	spread := rand.Float64() / 20 // of its life, so that what was made at once is not renewed at once
+	spread := rand.Float64() / 8 // of what is left then, so that what was made at once is not renewed at once
 	if c.leaf() == nil {
 		select {
 		case <-c.kick:
@@ -109,8 +109,8 @@ func (c *certificates) keep(ctx context.Context, s Session) {
 	for ctx.Err() == nil {
 		wait := time.Duration(0)
 		if leaf := c.leaf(); leaf != nil {
-			life := leaf.NotAfter.Sub(leaf.NotBefore)
-			wait = time.Until(pki.RenewAt(leaf)) + time.Duration(spread*float64(life))
+			due := pki.RenewAt(leaf)
+			wait = time.Until(due) + time.Duration(spread*float64(leaf.NotAfter.Sub(due)))
 		}
 		if wait <= 0 {
 			err := c.renew(ctx, s)
@@ -158,6 +158,7 @@ func (c *certificates) renew(ctx context.Context, s Session) error {
 	if err := writeFile(f.Cert, chain); err != nil {
 		return err
 	}
+	c.log.Debug("the database's certificate is in place")
 	select {
 	case c.renewed <- struct{}{}:
 	default:

@@ -155,15 +155,24 @@ func (k *Keeper) Run(ctx context.Context) error {
 		<-ended
 	}()
 	go func() {
-		// A session that ends for good leaves the database as it was last wished.
-		if err := s.Run(ctx); err != nil && ctx.Err() == nil {
-			log.Error("the session has ended", "error", err)
+		defer func() { ended <- struct{}{} }()
+		// Refused for good, the database stays as it was last wished. It is not the keeper's to give up: a plane that was
+		// set back may know the instance again.
+		for ctx.Err() == nil {
+			err := s.Run(ctx)
+			if ctx.Err() != nil {
+				return
+			}
+			log.Error("the server refuses this keeper", "error", err)
+			select {
+			case <-time.After(time.Minute):
+			case <-ctx.Done():
+			}
 		}
-		ended <- struct{}{}
 	}()
 	go func() {
+		defer func() { ended <- struct{}{} }()
 		k.tls.keep(ctx, s)
-		ended <- struct{}{}
 	}()
 	l := &loop{k: k, log: log, srv: srv, version: version, session: s, warm: warm, mem: mem}
 	return l.run(ctx)

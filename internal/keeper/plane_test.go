@@ -25,7 +25,6 @@ type plane struct {
 	socket    string
 	stop      func()
 	datastore string
-	life      time.Duration // of database certificates; the CA's own where 0
 
 	mu       sync.Mutex
 	wishes   map[string]session.Wish

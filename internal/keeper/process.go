@@ -34,7 +34,7 @@ func spawn(c engine.Command, logPath string) (*process, error) {
 		return nil, fmt.Errorf("open the database's log: %w", err)
 	}
 	defer func() { _ = log.Close() }()
-	cmd := exec.Command(c.Path, c.Args...) //nolint:noctx // it outlives every context of this process
+	cmd := exec.Command(c.Path, c.Args...)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = c.Dir, append(os.Environ(), c.Env...), log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {

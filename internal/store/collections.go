@@ -55,6 +55,7 @@ func (s *Store) defineCollections() {
 		}})
 	s.Secrets = define(s, "secrets", "secret", schema[Secret]{
 		indexes: indexes[Secret]{"owner": func(o *Secret) []string { return some(firstSegment(o.ID)) }}})
+	s.Requests = define(s, "requests", "request", schema[Request]{})
 	claims := schema[Claim]{indexes: indexes[Claim]{"owner": func(o *Claim) []string { return some(o.Owner) }}}
 	s.Claims = define(s, "claims", "claim", claims)
 	s.Locks = define(s, "locks", "lock", claims)

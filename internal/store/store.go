@@ -7,6 +7,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -75,6 +76,7 @@ type Store struct {
 	Tokens     *Collection[orrery.Token, *orrery.Token]
 	Catalogues *Collection[orrery.ParameterCatalogue, *orrery.ParameterCatalogue]
 	Secrets    *Collection[Secret, *Secret]
+	Requests   *Collection[Request, *Request]
 	Claims     *Collection[Claim, *Claim]
 	Locks      *Collection[Claim, *Claim]
 	Presences  *Collection[Claim, *Claim]
@@ -104,6 +106,15 @@ type Store struct {
 type Secret struct {
 	orrery.Meta
 	Sealed []byte `json:"sealed"`
+}
+
+// Request is the answer to a request that carried an Idempotency-Key, kept without its secrets for as long as the
+// request may be repeated.
+type Request struct {
+	orrery.Meta
+	Hash      string          `json:"hash"` // of the request, to tell another one with the same key
+	Answer    json.RawMessage `json:"answer"`
+	ExpiresAt time.Time       `json:"expires_at"`
 }
 
 // Claim is a leased mark of a server: that it runs a job, holds a lock, serves a session. Owner is the server's name;

@@ -69,7 +69,7 @@ func (m *member) join(t *testing.T) {
 	m.up(t)
 }
 
-func (m *member) awaitStreaming(t *testing.T, from *member) {
+func (m *member) awaitStreaming(t testing.TB, from *member) {
 	t.Helper()
 	eventually(t, m.d.Instance+" streams from "+from.d.Instance, func() error {
 		r, p := m.observe(t), from.observe(t)

@@ -25,7 +25,7 @@ type authority struct {
 	pem  []byte
 }
 
-func newAuthority(t *testing.T) *authority {
+func newAuthority(t testing.TB) *authority {
 	t.Helper()
 	key := newKey(t)
 	tmpl := &x509.Certificate{
@@ -45,7 +45,7 @@ func newAuthority(t *testing.T) *authority {
 }
 
 // issue writes the certificate of a member, as engine.TLSFiles describes it.
-func (a *authority) issue(t *testing.T, dir, datastore, instance string) engine.TLSFiles {
+func (a *authority) issue(t testing.TB, dir, datastore, instance string) engine.TLSFiles {
 	t.Helper()
 	key := newKey(t)
 	tmpl := &x509.Certificate{
@@ -84,7 +84,7 @@ func (a *authority) client() *tls.Config {
 	return &tls.Config{RootCAs: pool, ServerName: "localhost", MinVersion: tls.VersionTLS12}
 }
 
-func newKey(t *testing.T) *ecdsa.PrivateKey {
+func newKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 const patience = 30 * time.Second
 
 // eventually polls: a database that starts or catches up gives no signal to wait for.
-func eventually(t *testing.T, what string, cond func() error) {
+func eventually(t testing.TB, what string, cond func() error) {
 	t.Helper()
 	deadline := time.After(patience)
 	for {

@@ -16,6 +16,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/orrery-db/orrery"
 	"github.com/orrery-db/orrery/internal/engine"
 )
@@ -50,7 +52,7 @@ var managedPrefixes = map[string]string{"tls-": "TLS is Orrery's to set", "clust
 var restartOnly = []string{"databases", "disable-thp", "io-threads", "io-threads-do-reads", "rdbchecksum", "tcp-backlog"}
 
 // severalArguments are settings whose value is a list of words in the configuration file.
-var severalArguments = []string{"save", "client-output-buffer-limit", "bind", "replicaof", "latency-tracking-info-percentiles"}
+var severalArguments = []string{"save", "client-output-buffer-limit", "bind", "replicaof", "latency-tracking-info-percentiles", "shutdown-on-sigterm"}
 
 // settings gives the whole configuration for d but for conf/users.acl.
 func (s *server) settings(d engine.Desired) (map[string]string, error) {
@@ -88,13 +90,16 @@ func (s *server) settings(d engine.Desired) (map[string]string, error) {
 	if d.Role == orrery.RoleReplica {
 		// Without an address it would start as a primary. Nothing answers on port 1.
 		m["replicaof"] = "127.0.0.1 1"
+		// While it writes its first append-only file, which follows each whole copy, it would refuse to stop. It loses
+		// nothing that its primary does not have.
+		m["shutdown-on-sigterm"] = "nosave force"
 		if d.Primary != nil {
 			m["replicaof"] = d.Primary.Address + " " + strconv.Itoa(d.Primary.Port)
 		}
 	}
 	for name, value := range d.Parameters {
 		if why, is := managedBy(name); is {
-			return nil, orrery.Invalid("parameters."+name, "the parameter %s is set by Orrery: %s", name, why).WithCode("parameter_managed")
+			return nil, orrery.Invalid(engine.ParameterField(name), "the parameter %s is set by Orrery: %s", name, why).WithCode("parameter_managed")
 		}
 		m[name] = value
 	}
@@ -225,15 +230,28 @@ func (s *server) Configure(ctx context.Context, d engine.Desired) (engine.Effect
 	s.mu.Lock()
 	s.members = &known
 	s.mu.Unlock()
-	if !changed {
-		return engine.EffectNone, nil
-	}
-	for _, name := range restartOnly {
-		if had[name] != wanted[name] && len(had) > 0 {
-			return engine.EffectRestart, nil
+	return s.effect(ctx, changed)
+}
+
+// effect is told by the running server where there is one: what it lacks may have been written long ago.
+func (s *server) effect(ctx context.Context, changed bool) (engine.Effect, error) {
+	var pending []string
+	if pid, err := listener(s.path("run", socketName)); err == nil && pid != 0 {
+		err := s.call(ctx, func(c *redis.Client) (err error) {
+			pending, err = s.lacks(ctx, c)
+			return err
+		})
+		if err != nil {
+			s.cfg.Log.Debug("the running server does not tell what it lacks", "error", err) // Observe asks it again
 		}
 	}
-	return engine.EffectReload, nil
+	switch {
+	case len(pending) > 0:
+		return engine.EffectRestart, nil
+	case changed:
+		return engine.EffectReload, nil
+	}
+	return engine.EffectNone, nil
 }
 
 // confFile writes settings in the server's own form, sorted, each word quoted so that no value can become a line.

@@ -69,7 +69,36 @@ func (s *server) call(ctx context.Context, fn func(c *redis.Client) error) error
 
 // Ready pings. A server that loads its dataset says so, and is not ready.
 func (s *server) Ready(ctx context.Context) error {
-	return s.call(ctx, func(c *redis.Client) error { return c.Ping(ctx).Err() })
+	err := s.call(ctx, func(c *redis.Client) error { return c.Ping(ctx).Err() })
+	if err == nil {
+		return nil
+	}
+	s.mu.Lock()
+	looked := s.looked
+	s.mu.Unlock()
+	if time.Since(looked) < 50*time.Millisecond { // who waits asks often
+		return err
+	}
+	s.mu.Lock()
+	s.looked = time.Now()
+	s.mu.Unlock()
+	if taken := s.portTaken(); taken != nil {
+		return taken
+	}
+	return err
+}
+
+// portTaken tells of another's process that listens on this server's port, where this server does not run.
+func (s *server) portTaken() error {
+	conf, err := s.readConf()
+	if err != nil || conf["tls-port"] == "" || !listening(conf["tls-port"]) {
+		return nil //nolint:nilerr // another question
+	}
+	if pid, err := s.FindProcess(); err != nil || pid != 0 {
+		return nil //nolint:nilerr // it is this server that listens
+	}
+	return orrery.Errorf(orrery.KindConflict, "another process listens on port %s", conf["tls-port"]).WithCode("port_taken").
+		WithHint("Stop that process; the database is started again by itself.")
 }
 
 // Reload tells the running server its configuration file: all settings in one command, which takes on all or none,
@@ -124,7 +153,7 @@ func settingRejected(err error) error {
 }
 
 func rejected(name, why string) *orrery.Error {
-	return orrery.Invalid("parameters."+name, "the server refuses this value of %s: %s", name, why).WithCode("parameter_rejected")
+	return orrery.Invalid(engine.ParameterField(name), "the server refuses this value of %s: %s", name, why).WithCode("parameter_rejected")
 }
 
 // setUsers makes the server's users be the list, without ACL LOAD, which would cut every connection.

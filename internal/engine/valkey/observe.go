@@ -153,6 +153,18 @@ func (s *server) pendingRestart(ctx context.Context, c *redis.Client, runID stri
 	if cached.runID == runID && cached.written.Equal(fi.ModTime()) {
 		return cached.names, nil
 	}
+	names, err := s.lacks(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.pending = pendingCache{runID: runID, written: fi.ModTime(), names: names}
+	s.mu.Unlock()
+	return names, nil
+}
+
+// lacks compares what is taken on at a start only.
+func (s *server) lacks(ctx context.Context, c *redis.Client) ([]string, error) {
 	conf, err := s.readConf()
 	if err != nil {
 		return nil, err
@@ -171,8 +183,5 @@ func (s *server) pendingRestart(ctx context.Context, c *redis.Client, runID stri
 			names = append(names, name)
 		}
 	}
-	s.mu.Lock()
-	s.pending = pendingCache{runID: runID, written: fi.ModTime(), names: names}
-	s.mu.Unlock()
 	return names, nil
 }

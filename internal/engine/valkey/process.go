@@ -3,6 +3,7 @@ package valkey
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -24,6 +25,8 @@ func (s *server) Command(engine.Desired) (engine.Command, error) {
 		Env: []string{"LC_ALL=C", "PATH=/usr/bin:/bin"},
 		Stop: []engine.StopStage{
 			// It waits up to 10 s for its replicas to catch up (shutdown-timeout), and syncs the append-only file.
+			// A primary that was a replica until just now may have refused once; see settings.
+			{Signal: syscall.SIGTERM, Wait: 15 * time.Second},
 			{Signal: syscall.SIGTERM, Wait: 30 * time.Second},
 			{Signal: syscall.SIGKILL, Wait: 10 * time.Second},
 		},
@@ -109,4 +112,26 @@ func listener(path string) (int, error) {
 		return 0, credErr
 	}
 	return int(cred.Pid), nil
+}
+
+// listening tells whether any process listens on a TCP port. It looks, rather than tries: a port that is tried is taken.
+func listening(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return false
+	}
+	suffix := fmt.Sprintf(":%04X", n)
+	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(b)) {
+			f := strings.Fields(line) // number, local address, remote address, state; see proc_net_tcp.txt of the kernel
+			if len(f) > 3 && f[3] == "0A" && strings.HasSuffix(f[1], suffix) {
+				return true
+			}
+		}
+	}
+	return false
 }

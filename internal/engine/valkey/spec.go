@@ -92,10 +92,20 @@ func loopback(p netip.Prefix) bool {
 	return p.Bits() == 128 && p.Addr().IsLoopback()
 }
 
-// CheckParameter refuses what would fail only later, in the server.
+// CheckParameter refuses what the server spells otherwise than the generic check takes it, and memory beyond the plan.
 func (*Driver) CheckParameter(p orrery.Parameter, value string, _ orrery.DatastoreSpec, plan orrery.Plan) error {
-	if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return orrery.Invalid("", "the value of %s has a control character", p.Name)
+	switch {
+	case p.Type == orrery.ParameterBool && value != "yes" && value != "no":
+		return orrery.Invalid("", "%s is yes or no, not %q", p.Name, orrery.Shorten(value, 60)).WithHint("Write yes or no.")
+	case p.Type == orrery.ParameterInt && p.Unit == "B":
+		if _, ok := parseMemory(value); !ok {
+			return orrery.Invalid("", "%s is a size, not %q", p.Name, orrery.Shorten(value, 60)).
+				WithHint("Give whole bytes, or a size such as 64kb, 512mb or 2gb.")
+		}
+	case p.Type == orrery.ParameterInt:
+		if _, err := strconv.ParseInt(value, 10, 64); err != nil {
+			return orrery.Invalid("", "%s is a whole number, not %q", p.Name, orrery.Shorten(value, 60)).WithHint("Write its digits only.")
+		}
 	}
 	if p.Name == "maxmemory" {
 		n, ok := parseMemory(value)

@@ -221,6 +221,11 @@ func TestParameters(t *testing.T) {
 	if got := admin("slowlog-max-len"); got != before {
 		t.Errorf("taken back, slowlog-max-len is %s", got)
 	}
+	if effect := m.configure(t); effect != engine.EffectRestart {
+		t.Errorf("the server still has the other number of databases: effect %v", effect)
+	}
+	m.kill()
+	m.start(t)
 	if effect := m.configure(t); effect != engine.EffectNone {
 		t.Errorf("nothing changed: effect %v", effect)
 	}
@@ -232,7 +237,7 @@ func TestParameters(t *testing.T) {
 		d.Parameters = map[string]string{name: value}
 		_, err := m.Configure(t.Context(), d)
 		var oe *orrery.Error
-		if !errors.As(err, &oe) || oe.Kind != orrery.KindInvalid || oe.Field != "parameters."+name {
+		if !errors.As(err, &oe) || oe.Kind != orrery.KindInvalid || oe.Field != engine.ParameterField(name) {
 			t.Errorf("%s=%q: %v", name, value, err)
 		}
 	}
