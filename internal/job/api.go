@@ -63,9 +63,14 @@ func Cancel(ctx context.Context, s *store.Store, id string) (*orrery.Job, error)
 	})
 }
 
-// RetryStuck lets a stuck job go on from where it was stuck: forward where it cannot be undone, else with its undo.
+// RetryStuck lets a stuck job go on from where it was stuck: forward where it cannot be undone, else with its undo. A
+// job that waits for its next attempt makes it now.
 func RetryStuck(ctx context.Context, s *store.Store, id string) (*orrery.Job, error) {
 	return update(ctx, s, id, func(j *orrery.Job) error {
+		if j.NotBefore != nil && !j.State.Final() {
+			j.NotBefore = nil
+			return nil
+		}
 		if j.State != orrery.JobStuck {
 			return orrery.Errorf(orrery.KindConflict, "the job is %s, and only stuck jobs can be retried", j.State).
 				WithCode("job_not_stuck")

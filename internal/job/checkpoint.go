@@ -119,7 +119,13 @@ func (n *run) writeOnce(ch change) error {
 	if errors.Is(err, errApplied) {
 		err = nil
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case orrery.KindOf(err) == orrery.KindTooLarge && ch.with != nil:
+		return &hookError{Retry(err, Permanent)}
+	case orrery.KindOf(err) == orrery.KindNotFound && !fromHook(err):
+		return fmt.Errorf("%w: %w", errLost, err)
+	default:
 		return err
 	}
 	if revision > 0 {

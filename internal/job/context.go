@@ -15,8 +15,9 @@ import (
 
 // maxLogLines and maxLogBytes bound what a step may say, so that a job stays far below what the store takes.
 const (
-	maxLogLines = 50
-	maxLogBytes = 500
+	maxLogLines  = 50
+	keptLogLines = 20 // once the step is over
+	maxLogBytes  = 300
 )
 
 // Context is what a step is called with: its job, its arguments, and the ways to tell what it does. A Context belongs
@@ -104,8 +105,8 @@ func (c *Context) Save(ctx context.Context) error {
 	return c.run.r.at(c.run.id, AfterWrite, c.Job.Cursor)
 }
 
-// Logf adds a line to the step's log, which people who watch the job read. The newest 50 lines of up to 500 bytes are
-// kept. Lines of a long step are stored about once a second.
+// Logf adds a line to the step's log, which people who watch the job read. The newest 50 lines of up to 300 bytes are
+// kept, 20 when the step is over. Lines of a long step are stored about once a second.
 func (c *Context) Logf(format string, args ...any) {
 	line := orrery.LogLine{Time: time.Now().UTC(), Message: clip(fmt.Sprintf(format, args...), maxLogBytes)}
 	c.mu.Lock()
@@ -145,6 +146,7 @@ func (c *Context) Update(ctx context.Context, fn func(tx *store.Tx) error) (int6
 		return 0, err
 	}
 	revision, err := n.r.store.Update(ctx, func(tx *store.Tx) error {
+		tx.Essential()
 		if err := n.owned(tx); err != nil {
 			return err
 		}

@@ -53,7 +53,12 @@ func (n *run) begin(j *orrery.Job, now time.Time) {
 	}
 }
 
-func end(s *orrery.JobStep, state orrery.StepState, now time.Time) { s.State, s.EndedAt = state, &now }
+func end(s *orrery.JobStep, state orrery.StepState, now time.Time) {
+	s.State, s.EndedAt = state, &now
+	if drop := len(s.Log) - keptLogLines; drop > 0 {
+		s.Log = s.Log[drop:]
+	}
+}
 
 // turnBack begins the undo, or makes the job stuck where it cannot be undone. Without an attempt c is nil.
 func (n *run) turnBack(c *Context, cause error) (mine bool, err error) {

@@ -181,7 +181,11 @@ func (q *queue) free(o *object, j *orrery.Job) bool {
 	return holder == nil || holder.job.State == orrery.JobStuck && q.takes(j.Kind)
 }
 
-func due(j *orrery.Job, now time.Time) bool { return j.NotBefore == nil || !j.NotBefore.After(now) }
+// due tells whether the job need not wait for its next attempt, or no longer: it is to be cancelled.
+func due(j *orrery.Job, now time.Time) bool {
+	return j.NotBefore == nil || !j.NotBefore.After(now) ||
+		j.CancelRequested && canUndo(j) && (j.State == orrery.JobQueued || j.State == orrery.JobRunning)
+}
 
 // window is how many of a project's ready objects are drawn from. Servers that share the work see the same order; drawing
 // keeps them from racing for every single job.

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/orrery-db/orrery"
 	"github.com/orrery-db/orrery/internal/job"
@@ -187,22 +189,94 @@ func TestLaterFreesTheWorker(t *testing.T) {
 		t.Errorf("%d claims and %d locks, want none and one", s.Claims.Len(), s.Locks.Len())
 	}
 	waitState(t, s, enqueue(t, s, "quick", "ds-2"), orrery.JobSucceeded)
-	// Its time comes: here, because somebody says so.
-	_, err := s.Update(t.Context(), func(tx *store.Tx) error {
-		j, err := s.Jobs.TxGet(tx, id)
-		if err != nil {
-			return err
-		}
-		now := time.Now()
-		j.NotBefore = &now
-		return s.Jobs.Put(tx, j)
-	})
-	if err != nil {
+	if _, err := job.RetryStuck(t.Context(), s, id); err != nil {
 		t.Fatal(err)
 	}
 	wait(t, s, id, func(j *orrery.Job) bool { return j.Steps[0].Attempts == 2 && j.NotBefore != nil })
+	// A cancellation does not wait for the next attempt either.
+	if _, err := job.Cancel(t.Context(), s, id); err != nil {
+		t.Fatal(err)
+	}
+	waitState(t, s, id, orrery.JobCancelled)
 	if calls.Load() != 2 {
 		t.Errorf("%d attempts, want 2", calls.Load())
+	}
+	noLeftovers(t, s)
+}
+
+func TestLaterComesAgain(t *testing.T) {
+	s := storetest.New(t)
+	at := time.Now().Add(300 * time.Millisecond)
+	serve(t, config(s, "a", defs(map[string]do{"one": nothing}), kind("k", "one")))
+	j := waitState(t, s, enqueue(t, s, "k", "ds-1", func(j *orrery.Job) { j.NotBefore = &at }), orrery.JobSucceeded)
+	if j.StartedAt.Before(at) {
+		t.Errorf("it began %s too early", at.Sub(*j.StartedAt))
+	}
+}
+
+// TestHooksOfAKind has Finished and Undone fail for good.
+func TestHooksOfAKind(t *testing.T) {
+	s := storetest.New(t)
+	var mended atomic.Bool
+	broken := func(*store.Tx, *orrery.Job) error {
+		if mended.Load() {
+			return nil
+		}
+		return orrery.Errorf(orrery.KindConflict, "the object has changed")
+	}
+	fails := kind("fails", "one")
+	fails.Finished = broken
+	both := kind("both", "one")
+	both.Finished, both.Undone = broken, broken
+	serve(t, config(s, "a", defs(map[string]do{"one": nothing}), fails, both))
+	if j := waitState(t, s, enqueue(t, s, "fails", "ds-1"), orrery.JobFailed); j.Error.Message != "the object has changed" {
+		t.Errorf("error %+v", j.Error)
+	}
+	id := enqueue(t, s, "both", "ds-1")
+	waitState(t, s, id, orrery.JobStuck)
+	mended.Store(true)
+	if _, err := job.RetryStuck(t.Context(), s, id); err != nil {
+		t.Fatal(err)
+	}
+	waitState(t, s, id, orrery.JobFailed)
+	noLeftovers(t, s)
+}
+
+// TestEndOfUnbegunJobCanFail has the end of a job that was cancelled while queued be refused by its kind.
+func TestEndOfUnbegunJobCanFail(t *testing.T) {
+	s := storetest.New(t)
+	var mended atomic.Bool
+	k := kind("k", "one")
+	k.Undone = func(*store.Tx, *orrery.Job) error {
+		if mended.Load() {
+			return nil
+		}
+		return orrery.Errorf(orrery.KindConflict, "not now")
+	}
+	id := enqueue(t, s, "k", "ds-1")
+	if _, err := job.Cancel(t.Context(), s, id); err != nil {
+		t.Fatal(err)
+	}
+	serve(t, config(s, "a", defs(map[string]do{"one": nothing}), k))
+	waitState(t, s, id, orrery.JobStuck)
+	mended.Store(true)
+	if _, err := job.RetryStuck(t.Context(), s, id); err != nil {
+		t.Fatal(err)
+	}
+	waitState(t, s, id, orrery.JobCancelled)
+}
+
+func TestLogIsBounded(t *testing.T) {
+	s := storetest.New(t)
+	serve(t, config(s, "a", defs(map[string]do{"one": func(_ context.Context, c *job.Context) error {
+		for i := range 200 {
+			c.Logf("%d %s", i, strings.Repeat("é", 400))
+		}
+		return nil
+	}}), kind("k", "one")))
+	log := waitState(t, s, enqueue(t, s, "k", "ds-1"), orrery.JobSucceeded).Steps[0].Log
+	if len(log) != 20 || !strings.HasPrefix(log[19].Message, "199 ") || len(log[19].Message) > 310 || !utf8.ValidString(log[19].Message) {
+		t.Errorf("%d lines, the last is %q", len(log), log[len(log)-1].Message)
 	}
 }
 

@@ -17,7 +17,7 @@ func (l *loop) converge(ctx context.Context) error {
 	if l.proc != nil {
 		select {
 		case <-l.proc.ended:
-			l.died()
+			l.died(ctx)
 		default:
 		}
 	}
@@ -133,6 +133,7 @@ func (l *loop) start(ctx context.Context, d engine.Desired) error {
 	if fi, err := os.Stat(log); err == nil {
 		l.logOffset = fi.Size()
 	}
+	l.log.Debug("the database is started", "role", d.Role)
 	if l.proc, err = spawn(c, log); err != nil {
 		l.seen.state = orrery.DatabaseFailing
 		return err
@@ -208,21 +209,27 @@ func (l *loop) becomeReady(ctx context.Context, d engine.Desired) error {
 		return nil
 	}
 	l.seen.state, l.seen.note = orrery.DatabaseStarting, ""
+	parent := ctx
 	ctx, done := l.k.box.during(ctx, d)
 	defer done()
-	wait, began := 2*time.Millisecond, time.Now()
+	wait, began, never := 2*time.Millisecond, time.Now(), time.Time{}
 	for {
 		try, cancel := context.WithTimeout(ctx, 2*time.Second)
 		err := l.srv.Ready(try)
 		cancel()
 		if err == nil {
 			l.ready, l.readySince = true, time.Now()
+			l.log.Info("the database runs", "pid", l.proc.pid, "ready_after", time.Since(l.proc.since))
 			return nil
 		}
-		if e, ok := errors.AsType[*orrery.Error](err); ok && (e.Kind == orrery.KindInvalid || e.Kind == orrery.KindConflict) {
-			// It lives, and will never be ready.
+		// It lives, and says that it will never be ready. For a moment that may be the last one's words.
+		if !permanent(err) {
+			never = time.Time{}
+		} else if never.IsZero() {
+			never = time.Now()
+		} else if time.Since(never) > 3*time.Second {
 			l.seen.state = orrery.DatabaseFailing
-			return errors.Join(err, l.stop(ctx, d))
+			return errors.Join(err, l.stop(parent, d))
 		}
 		if time.Since(began) > 200*time.Millisecond {
 			wait = min(wait*5/4, 250*time.Millisecond)
@@ -230,7 +237,7 @@ func (l *loop) becomeReady(ctx context.Context, d engine.Desired) error {
 		}
 		select {
 		case <-l.proc.ended:
-			l.died()
+			l.died(ctx)
 			return errWait{"its next start"}
 		case <-ctx.Done():
 			return ctx.Err()
@@ -245,7 +252,7 @@ func (l *loop) becomeReady(ctx context.Context, d engine.Desired) error {
 func (l *loop) takeRole(ctx context.Context, d engine.Desired) (again bool, err error) {
 	if l.seen.observation == nil || l.seen.roleOf != l.key {
 		if err := l.observe(ctx); err != nil {
-			return false, l.unlessDead(fmt.Errorf("ask the database for its role: %w", err))
+			return false, l.unlessDead(ctx, fmt.Errorf("ask the database for its role: %w", err))
 		}
 		l.seen.roleOf = l.key
 	}
@@ -256,7 +263,7 @@ func (l *loop) takeRole(ctx context.Context, d engine.Desired) (again bool, err 
 	case d.Role == orrery.RolePrimary:
 		l.log.Info("the database is promoted")
 		if err := l.srv.Promote(ctx); err != nil {
-			return false, l.unlessDead(fmt.Errorf("promote the database: %w", err))
+			return false, l.unlessDead(ctx, fmt.Errorf("promote the database: %w", err))
 		}
 		return false, l.observe(ctx)
 	case d.Primary == nil:
@@ -281,29 +288,30 @@ func (l *loop) update(ctx context.Context, d engine.Desired) error {
 	changed := l.owesReload || l.applied != l.key
 	if l.owesReload {
 		if err := l.srv.Reload(ctx); err != nil {
-			return l.unlessDead(fmt.Errorf("reload the database's configuration: %w", err))
+			return l.unlessDead(ctx, fmt.Errorf("reload the database's configuration: %w", err))
 		}
 		l.owesReload = false
 	}
 	if l.applied != l.key {
 		if err := l.srv.Apply(ctx, d); err != nil {
-			return l.unlessDead(fmt.Errorf("apply users and databases: %w", err))
+			return l.unlessDead(ctx, fmt.Errorf("apply users and databases: %w", err))
 		}
 		l.applied = l.key
 		l.seen.appliedGeneration = d.Generation
+		l.log.Debug("the wish is taken on", "wish", l.wish.Generation, "generation", d.Generation)
 	}
 	if changed {
 		l.seen.hurry()
-		return l.unlessDead(l.observe(ctx))
+		return l.unlessDead(ctx, l.observe(ctx))
 	}
 	return nil
 }
 
 // unlessDead drops an error of a database that has just ended: that is told as such.
-func (l *loop) unlessDead(err error) error {
+func (l *loop) unlessDead(ctx context.Context, err error) error {
 	select {
 	case <-l.proc.ended:
-		l.died()
+		l.died(ctx)
 		return errWait{"its next start"}
 	default:
 		return err
@@ -311,15 +319,9 @@ func (l *loop) unlessDead(err error) error {
 }
 
 // died notes that the database ended by itself, and when it is started again: at once after it ran well.
-func (l *loop) died() {
-	ran := time.Since(l.readySince)
-	if l.ready && ran > 30*time.Second {
+func (l *loop) died(ctx context.Context) {
+	if l.ready && time.Since(l.readySince) > 30*time.Second {
 		l.deaths.reset()
-	}
-	words := lastWords(l.k.path.log("database.log"), l.logOffset)
-	how := l.proc.how
-	if how == "" {
-		how = "unknown, it was not this keeper's child"
 	}
 	pause := time.Duration(0)
 	if l.deaths.tries > 0 {
@@ -327,11 +329,31 @@ func (l *loop) died() {
 	} else {
 		l.deaths.tries++
 	}
-	l.log.Warn("the database died", "pid", l.proc.pid, "how", how, "last_words", words, "restart_in", pause)
+	d := &death{how: l.proc.how, times: l.deaths.tries, words: lastWords(l.k.path.log("database.log"), l.logOffset)}
+	if d.how == "" {
+		d.how = "unknown: it was not this keeper's child"
+	}
+	// The driver may know why, from logs of the database's own.
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := l.srv.Ready(ctx); err != nil {
+		if e, ok := errors.AsType[*orrery.Error](err); ok {
+			d.cause = e
+		} else if d.words == "" {
+			d.words = err.Error()
+		}
+	}
+	l.log.Warn("the database died", "pid", l.proc.pid, "how", d.how, "last_words", d.words, "cause", d.cause, "restart_in", pause)
 	l.seen.forget()
-	l.seen.state, l.seen.death = orrery.DatabaseFailing, &death{how: how, words: words, times: l.deaths.tries}
+	l.seen.state, l.seen.death = orrery.DatabaseFailing, d
 	l.proc, l.ready = nil, false
 	l.restart, l.retry = time.Now().Add(pause), time.Time{}
+}
+
+// permanent tells of errors that no retry mends; see engine.Server.
+func permanent(err error) bool {
+	e, ok := errors.AsType[*orrery.Error](err)
+	return ok && (e.Kind == orrery.KindInvalid || e.Kind == orrery.KindConflict)
 }
 
 // cut gives the context's error where that is why something failed.

@@ -42,6 +42,7 @@ type loop struct {
 
 	seen seen
 	out  outbox
+	lean bool // has given back the memory of its start
 }
 
 // errWait is told by a turn that has to wait for something which will wake the loop.
@@ -95,7 +96,7 @@ func (l *loop) turn(ctx context.Context) {
 		l.retry = time.Time{}
 	default:
 		pause := l.failures.next()
-		if kind := orrery.KindOf(err); kind == orrery.KindInvalid || kind == orrery.KindConflict {
+		if permanent(err) {
 			pause = 30 * time.Second // only another wish mends it
 		}
 		l.retry = now.Add(pause)
@@ -137,7 +138,7 @@ func (l *loop) await(ctx context.Context, slow <-chan time.Time) {
 	case <-l.k.tls.renewed:
 		l.owesReload, l.retry = true, time.Time{}
 	case <-ended:
-		l.died()
+		l.died(ctx)
 	case <-timer.C:
 		if l.ready && l.proc != nil {
 			l.probe(ctx)

@@ -31,6 +31,7 @@ type seen struct {
 // death is the end of a database that nobody wished.
 type death struct {
 	how, words string
+	cause      *orrery.Error // where the driver knows it
 	times      int
 }
 
@@ -130,18 +131,21 @@ func (l *loop) status() orrery.DatabaseStatus {
 }
 
 func describe(err error) (code, message string) {
-	var e *orrery.Error
-	if errors.As(err, &e) {
-		message = e.Message
-		if e.Hint != "" {
-			message += ". " + e.Hint
-		}
-		return e.Code, message
+	if e, ok := errors.AsType[*orrery.Error](err); ok {
+		return e.Code, sentence(e)
 	}
-	if code := systemCode(err.Error()); code != "" {
-		return code, orrery.Shorten(err.Error(), 400)
+	code = "retrying"
+	if c := systemCode(err.Error()); c != "" {
+		code = c
 	}
-	return "retrying", orrery.Shorten(err.Error(), 400)
+	return code, orrery.Shorten(err.Error(), 400)
+}
+
+func sentence(e *orrery.Error) string {
+	if e.Hint == "" {
+		return e.Message
+	}
+	return e.Message + ". " + e.Hint
 }
 
 // systemCode knows the texts of strerror(3), which databases print and which do not depend on the engine.
@@ -156,15 +160,21 @@ func systemCode(text string) string {
 }
 
 func (d *death) describe(running bool) (code, message string) {
-	code = systemCode(d.words)
-	if code == "" {
-		code = "database_died"
+	code = "database_died"
+	if c := systemCode(d.words); c != "" {
+		code = c
+	}
+	if d.cause != nil {
+		code = d.cause.Code
 	}
 	what := "The database died"
 	if running {
 		what = "The database died and was started again"
 	}
 	message = fmt.Sprintf("%s (%s; %d in a row).", what, d.how, d.times)
+	if d.cause != nil {
+		return code, message + " " + sentence(d.cause)
+	}
 	if d.words != "" {
 		message += " Its last words: " + orrery.Shorten(d.words, 300)
 	}

@@ -1,0 +1,276 @@
+package job_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/orrery-db/orrery"
+	"github.com/orrery-db/orrery/internal/job"
+	"github.com/orrery-db/orrery/internal/store"
+	"github.com/orrery-db/orrery/internal/store/storetest"
+)
+
+// crashable runs a runner whose store may be crashed under it; that Run fails then is right.
+func crashable(t testing.TB, cfg job.Config) (stop func()) {
+	t.Helper()
+	r, err := job.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = r.Run(ctx) }()
+	stop = sync.OnceFunc(func() { cancel(); <-done })
+	t.Cleanup(stop)
+	return stop
+}
+
+// TestServersShareTheWorkAndAnyMayDie has jobs count what they do in the store: each step once for each job, whoever
+// died in between, and never two jobs on one object.
+func TestServersShareTheWorkAndAnyMayDie(t *testing.T) {
+	const jobs, objects, count = 60, 12, 5
+	watcher := storetest.New(t)
+	var ran sync.Map // server → true
+	steps := func(s *store.Store, server string) map[string]job.Def {
+		return defs(map[string]do{"count": func(ctx context.Context, c *job.Context) error {
+			ran.Store(server, true)
+			_, err := c.Update(ctx, func(tx *store.Tx) error {
+				o, err := s.Projects.TxGet(tx, c.Job.Object)
+				if err != nil {
+					return err
+				}
+				if at := o.Labels["at-work"]; at != "" && at != c.Job.ID {
+					return orrery.Errorf(orrery.KindConflict, "job %s is at work beside %s", at, c.Job.ID)
+				}
+				if o.Labels == nil {
+					o.Labels = map[string]string{}
+				}
+				o.Labels["at-work"] = c.Job.ID
+				return s.Projects.Put(tx, o)
+			})
+			c.OnDone(func(tx *store.Tx) error {
+				o, err := s.Projects.TxGet(tx, c.Job.Object)
+				if err != nil {
+					return err
+				}
+				n, _ := strconv.Atoi(o.Labels[c.Job.ID])
+				o.Labels[c.Job.ID] = strconv.Itoa(n + 1)
+				return s.Projects.Put(tx, o)
+			})
+			return err
+		}})
+	}
+	start := func(name string) (*store.Store, func()) {
+		s := storetest.Second(t, watcher)
+		k := kind("k", "count", "count", "count", "count", "count")
+		k.Finished = func(tx *store.Tx, j *orrery.Job) error {
+			o, err := s.Projects.TxGet(tx, j.Object)
+			if err != nil {
+				return err
+			}
+			delete(o.Labels, "at-work")
+			return s.Projects.Put(tx, o)
+		}
+		cfg := config(s, name, steps(s, name), k)
+		cfg.Workers, cfg.ProjectWorkers = 4, 4
+		return s, crashable(t, cfg)
+	}
+	for i := range objects {
+		_, err := watcher.Update(t.Context(), func(tx *store.Tx) error {
+			return watcher.Projects.Insert(tx, &orrery.Project{Meta: orrery.Meta{ID: object(i), Name: object(i)}})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, stopA := start("a")
+	b, stopB := start("b")
+	_, stopC := start("c")
+	var ids []string
+	more := func(n int) {
+		for range n {
+			ids = append(ids, enqueue(t, watcher, "k", object(len(ids)%objects)))
+		}
+	}
+	more(jobs - 20)
+	waitState(t, watcher, ids[10], orrery.JobSucceeded)
+	storetest.Crash(t, a)
+	waitState(t, watcher, ids[25], orrery.JobSucceeded)
+	storetest.Crash(t, b)
+	start("d")
+	stopC()
+	more(20)
+	for _, id := range ids {
+		waitState(t, watcher, id, orrery.JobSucceeded)
+	}
+	stopA()
+	stopB()
+	for i := range objects {
+		o, _ := watcher.Projects.Get(object(i))
+		for j := i; j < jobs; j += objects {
+			if got := o.Labels[ids[j]]; got != strconv.Itoa(count) {
+				t.Errorf("job %d counted %s steps, want %d", j, got, count)
+			}
+		}
+	}
+	for _, server := range []string{"a", "b", "c", "d"} {
+		if _, ok := ran.Load(server); !ok {
+			t.Errorf("server %s ran nothing", server)
+		}
+	}
+	noLeftovers(t, watcher)
+}
+
+func object(i int) string { return fmt.Sprintf("pr-%d", i) }
+
+// TestZombieCannotWrite freezes a server in a step until another has finished its job.
+func TestZombieCannotWrite(t *testing.T) {
+	s := storetest.New(t)
+	entered, free, wrote := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	k := kind("k", "one")
+	serve(t, config(s, "zombie", defs(map[string]do{"one": func(_ context.Context, c *job.Context) error {
+		close(entered)
+		<-free
+		_, err := c.Update(context.Background(), func(tx *store.Tx) error {
+			return s.Projects.Insert(tx, &orrery.Project{Meta: orrery.Meta{ID: "pr-1", Name: "harm"}})
+		})
+		wrote <- err
+		c.SetResult("of the zombie")
+		return nil
+	}}), k))
+	id := enqueue(t, s, "k", "ds-1")
+	<-entered
+	second := storetest.Second(t, s)
+	serve(t, config(second, "heir", defs(map[string]do{"one": func(_ context.Context, c *job.Context) error {
+		c.SetResult("of the heir")
+		return nil
+	}}), k))
+	if _, err := s.Update(t.Context(), func(tx *store.Tx) error { return s.Claims.Delete(tx, id) }); err != nil {
+		t.Fatal(err)
+	}
+	j := waitState(t, s, id, orrery.JobSucceeded)
+	close(free)
+	if err := <-wrote; err == nil {
+		t.Error("a server without the claim could write")
+	}
+	if got := string(j.Steps[0].Result); got != `"of the heir"` {
+		t.Errorf("the result is %s", got)
+	}
+	after, _ := s.Jobs.Get(id)
+	if after.Revision != j.Revision {
+		t.Error("the job was written after its end")
+	}
+}
+
+// TestForerunnersClaimsAreDropped has a server come back while the lease of its dead process still stands.
+func TestForerunnersClaimsAreDropped(t *testing.T) {
+	s := storetest.New(t)
+	died := errors.New("died")
+	cfg := config(s, "a", defs(map[string]do{"one": nothing}), kind("k", "one"))
+	cfg.Hooks.At = func(p job.Point) error {
+		if p.Where == job.BeforeDo {
+			return died
+		}
+		return nil
+	}
+	r, err := job.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := enqueue(t, s, "k", "ds-1")
+	if err := r.Run(t.Context()); !errors.Is(err, died) {
+		t.Fatal(err)
+	}
+	if s.Claims.Len() != 1 {
+		t.Fatal("the dead server left no claim")
+	}
+	cfg.Hooks.At = nil
+	serve(t, cfg)
+	waitState(t, s, id, orrery.JobSucceeded)
+}
+
+func TestParallelismIsBounded(t *testing.T) {
+	s := storetest.New(t)
+	var active, most atomic.Int32
+	entered, free := make(chan struct{}, 20), make(chan struct{})
+	cfg := config(s, "a", defs(map[string]do{"one": func(context.Context, *job.Context) error {
+		n := active.Add(1)
+		defer active.Add(-1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+		}
+		entered <- struct{}{}
+		<-free
+		return nil
+	}}), kind("k", "one"))
+	cfg.Workers, cfg.ProjectWorkers = 3, 3
+	var ids []string
+	for i := range 12 {
+		ids = append(ids, enqueue(t, s, "k", object(i)))
+	}
+	serve(t, cfg)
+	for range 3 {
+		<-entered
+	}
+	close(free)
+	for _, id := range ids {
+		waitState(t, s, id, orrery.JobSucceeded)
+	}
+	if most.Load() != 3 {
+		t.Errorf("%d jobs ran at once, want 3", most.Load())
+	}
+}
+
+// TestOneProjectDoesNotStarveAnother has one worker, a project with many jobs and one with a single, younger one.
+func TestOneProjectDoesNotStarveAnother(t *testing.T) {
+	s := storetest.New(t)
+	var mu sync.Mutex
+	var order []string
+	cfg := config(s, "a", defs(map[string]do{"one": func(_ context.Context, c *job.Context) error {
+		mu.Lock()
+		defer mu.Unlock()
+		order = append(order, c.Job.Project)
+		return nil
+	}}), kind("k", "one"))
+	cfg.Workers = 1
+	for i := range 30 {
+		enqueue(t, s, "k", object(i), func(j *orrery.Job) { j.Project = "big" })
+	}
+	id := enqueue(t, s, "k", "ds-1", func(j *orrery.Job) { j.Project = "small" })
+	serve(t, cfg)
+	waitState(t, s, id, orrery.JobSucceeded)
+	mu.Lock()
+	defer mu.Unlock()
+	if len(order) > 4 {
+		t.Errorf("the small project's only job came after %d of the big one's", len(order)-1)
+	}
+}
+
+// TestReadOnlyRunsBeside has a backup run while a mutating job holds the object, and a second mutating one wait.
+func TestReadOnlyRunsBeside(t *testing.T) {
+	s := storetest.New(t)
+	entered, free := make(chan struct{}), make(chan struct{})
+	reads := kind("read", "quick")
+	reads.ReadOnly = true
+	serve(t, config(s, "a", defs(map[string]do{"quick": nothing, "block": func(context.Context, *job.Context) error {
+		close(entered)
+		<-free
+		return nil
+	}}), kind("k", "block"), kind("next", "quick"), reads))
+	first := enqueue(t, s, "k", "ds-1")
+	<-entered
+	second := enqueue(t, s, "next", "ds-1")
+	waitState(t, s, enqueue(t, s, "read", "ds-1", func(j *orrery.Job) { j.ReadOnly = true }), orrery.JobSucceeded)
+	if j, _ := s.Jobs.Get(second); j.State != orrery.JobQueued {
+		t.Errorf("a second mutating job is %s beside the first", j.State)
+	}
+	close(free)
+	a, b := waitState(t, s, first, orrery.JobSucceeded), waitState(t, s, second, orrery.JobSucceeded)
+	if b.StartedAt.Before(*a.EndedAt) {
+		t.Error("the second began before the first had ended")
+	}
+}
