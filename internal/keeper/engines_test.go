@@ -11,6 +11,7 @@ import (
 
 	"github.com/orrery-db/orrery"
 	"github.com/orrery-db/orrery/internal/engine"
+	"github.com/orrery-db/orrery/internal/engine/postgres"
 	"github.com/orrery-db/orrery/internal/engine/valkey"
 )
 
@@ -30,6 +31,10 @@ type client interface {
 }
 
 var subjects = []subject{
+	{
+		name: "postgres", driver: postgres.New(postgres.Config{}), connect: connectPostgres,
+		reload: [2]string{"work_mem", "5MB"}, restart: [2]string{"max_connections", "57"}, bad: [2]string{"work_mem", "sometimes"},
+	},
 	{
 		name: "valkey", driver: valkey.New(valkey.Config{}), connect: connectValkey,
 		reload: [2]string{"maxmemory-policy", "allkeys-lru"}, restart: [2]string{"databases", "3"}, bad: [2]string{"maxmemory-policy", "sometimes"},
