@@ -6,9 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"time"
 
 	"github.com/orrery-db/orrery"
+	"github.com/orrery-db/orrery/internal/iam"
 	"github.com/orrery-db/orrery/internal/pki"
+	"github.com/orrery-db/orrery/internal/session"
 	"github.com/orrery-db/orrery/internal/store"
 )
 
@@ -96,3 +100,17 @@ func loadSecret(ctx context.Context, st *store.Store, id string, make func() ([]
 }
 
 var errTaken = errors.New("another server was first")
+
+// hostToken gives a join token for the agent in this very process, where it has not joined yet.
+func (s *server) hostToken(ctx context.Context) (string, error) {
+	if session.HasIdentity(filepath.Join(s.paths.agent(), "session")) {
+		return "", nil
+	}
+	token, text := iam.NewJoinToken("join-"+s.flags.name, s.authority.plane.Fingerprint(), time.Now().Add(time.Hour))
+	token.Name = token.ID
+	_, err := s.store.Update(ctx, func(tx *store.Tx) error { return s.store.Tokens.Insert(tx, token) })
+	if err != nil {
+		return "", fmt.Errorf("make a join token for this machine: %w", err)
+	}
+	return text, nil
+}

@@ -13,6 +13,8 @@ import (
 var version = "dev"
 
 func main() {
-	root := cli.New(cli.SystemConfig(version))
+	system := cli.SystemConfig(version)
+	root := cli.New(system)
+	root.AddCommand(upCommand(system), downCommand(), serverCommand(), agentCommand(), keeperCommand(), adminCommand(system))
 	os.Exit(cli.Execute(context.Background(), root, os.Args[1:]))
 }

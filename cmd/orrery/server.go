@@ -15,6 +15,7 @@ import (
 
 	"github.com/orrery-db/orrery"
 	"github.com/orrery-db/orrery/internal/cli"
+	"github.com/orrery-db/orrery/internal/control"
 	"github.com/orrery-db/orrery/internal/hub"
 	"github.com/orrery-db/orrery/internal/job"
 	"github.com/orrery-db/orrery/internal/pki"
@@ -37,6 +38,7 @@ type server struct {
 	runner    *job.Runner
 	session   *session.Server
 	api       *apiServer
+	control   *control.Control
 	listeners struct{ api, session net.Listener }
 	closers   []func() error
 }
@@ -88,7 +90,7 @@ func (s *server) assemble(ctx context.Context) (err error) {
 		return err
 	}
 	s.hub, err = hub.New(hub.Config{Store: s.store, Plane: s.authority.plane, Data: s.authority.data, JoinKey: s.authority.joinKey,
-		Warm: s.flags.warm, DefaultPool: defaults.pool, Server: s.flags.name, Log: s.log.With("part", "hub")})
+		Warm: s.flags.warm, DefaultPool: defaults.Pool, Server: s.flags.name, Log: s.log.With("part", "hub")})
 	if err != nil {
 		return err
 	}
@@ -109,6 +111,7 @@ func (s *server) run(ctx context.Context, ready func() error) error {
 	g.Go(func() error { return s.runner.Run(ctx) })
 	g.Go(func() error { return s.session.Serve(ctx, s.listeners.session) })
 	g.Go(func() error { return s.api.serve(ctx, s.listeners.api) })
+	g.Go(func() error { return s.control.Run(ctx) })
 	g.Go(func() error { return s.keepHouse(ctx) })
 	g.Go(func() error {
 		if err := s.writeContext(); err != nil {

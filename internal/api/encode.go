@@ -78,7 +78,8 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 64<<10); return &
 func sendPage[T any, P object[T]](c *call, o ListOptions, page Page[T]) error {
 	buf, _ := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
-	b := append((*buf)[:0], `{"items":[`...)
+	b := (*buf)[:0]
+	b = append(b, `{"items":[`...)
 	for i, item := range page.Items {
 		data, err := encode[T, P](c.a, item)
 		if err != nil {

@@ -60,6 +60,7 @@ func newPlane(t testing.TB, options ...option) *plane {
 	p.srv = httptest.NewUnstartedServer(p.api)
 	p.srv.EnableHTTP2 = true
 	p.srv.StartTLS()
+	p.srv.Client().CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	t.Cleanup(func() {
 		p.api.StopWatches()
 		p.srv.Close()
@@ -166,9 +167,7 @@ func (p *plane) do(method, path string, body any, headers ...string) answer {
 		}
 		req.Header.Set(headers[i], headers[i+1])
 	}
-	client := p.srv.Client()
-	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	resp, err := client.Do(req)
+	resp, err := p.srv.Client().Do(req)
 	if err != nil {
 		p.t.Fatalf("%s %s: %v", method, path, err)
 	}

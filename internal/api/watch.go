@@ -99,36 +99,47 @@ func watch[T any, P object[T]](c *call, s watchSpec[T]) error {
 	defer context.AfterFunc(c.a.stopping, cancel)()
 
 	fresh := from == 0
-	var items []*T
 	if fresh {
 		from = c.a.Backend.Revision()
+	} else {
+		// One transaction may have made several changes: the last revision seen need not have been seen whole. Nothing
+		// happens at revision 1, and 0 would mean now.
+		from = max(from-1, 1)
+	}
+	// The list is read after the revision and before the watch begins at it, so that nothing falls between.
+	var items []*T
+	if fresh {
 		if items, err = s.list(); err != nil {
 			return err
 		}
-	} else {
-		from-- // one transaction may have made several changes: the last revision seen need not have been seen whole
 	}
 	stream, err := c.a.Backend.Watch(ctx, from, s.topic, c.a.Backend.TokenTopic(c.principal.ID))
 	if err != nil {
 		return err
 	}
 	e := c.startEvents()
-	shown := map[string]int64{} // what the list showed newer than from: its changes are not told again
+	shown, ok := tellAll[T, P](c.a, e, items, from)
+	if !ok || fresh && !e.event("synced", from, []byte("{}")) || !e.flush() {
+		return nil
+	}
+	return follow[T, P](ctx, c, e, s, stream, shown)
+}
+
+// tellAll tells what is. It gives the revisions of objects that are newer than from already: their changes are not to
+// be told again.
+func tellAll[T any, P object[T]](a *API, e *eventWriter, items []*T, from int64) (shown map[string]int64, ok bool) {
+	shown = map[string]int64{}
 	for _, item := range items {
 		m := P(item).GetMeta()
 		if m.Revision > from {
 			shown[m.ID] = m.Revision
 		}
-		data, err := encode[T, P](c.a, item)
+		data, err := encode[T, P](a, item)
 		if err != nil || !e.event("put", m.Revision, data) {
-			return nil //nolint:nilerror // the answer has begun; all that is left is to end it
+			return nil, false
 		}
 	}
-	if fresh && !e.event("synced", from, []byte("{}")) || !e.flush() {
-		return nil
-	}
-	items = nil //nolint:ineffassign,wastedassign // a watch lives long, and the list need not
-	return follow[T, P](ctx, c, e, s, stream, shown)
+	return shown, true
 }
 
 func follow[T any, P object[T]](ctx context.Context, c *call, e *eventWriter, s watchSpec[T], stream Stream, shown map[string]int64) error {

@@ -13,7 +13,22 @@ import (
 func (a *app) host() *cobra.Command {
 	return holder("host", "Machines that databases run on", []string{"hosts"}, a.hostList(), a.hostShow(),
 		a.hostCordon("cordon", "Keep new instances away from a host", true),
-		a.hostCordon("uncordon", "Let new instances come to a host again", false))
+		a.hostCordon("uncordon", "Let new instances come to a host again", false), a.hostJoinToken())
+}
+
+func (a *app) hostJoinToken() *cobra.Command {
+	return &cobra.Command{
+		Use: "join-token", Short: "Make a one-time token with which a machine joins",
+		Example: "  orrery host join-token\n  orrery agent --server 10.0.0.5:7601 --join-token to-…   # on the new machine",
+		Args:    args(), ValidArgsFunction: words(),
+		RunE: a.run(func(ctx context.Context, c *client.Client, _ []string) error {
+			t, err := c.CreateJoinToken(ctx)
+			if err != nil {
+				return err
+			}
+			return a.show(map[string]string{"token": t}, func() string { return t + "\n" })
+		}),
+	}
 }
 
 func (a *app) hostList() *cobra.Command {
@@ -27,7 +42,7 @@ func (a *app) hostList() *cobra.Command {
 				return err
 			}
 			t := table{head: []string{"NAME", "STATE", "ADDRESS", "CPU", "MEMORY", "STORAGE", "ENGINES", "+LIMITS", "+AGENT", "+ID"},
-				empty: "No hosts. A machine joins with a token of: orrery admin join-token"}
+				empty: "No hosts. A machine joins with a token of: orrery host join-token"}
 			for _, h := range all {
 				t.add(h.Name, hostState(h), h.Status.Address, cores(h.Status.Capacity.CPUMilli), mib(h.Status.Capacity.MemoryMiB),
 					fmt.Sprintf("%d GiB", h.Status.Capacity.StorageGiB), enginesOf(h), h.Status.Limits, h.Status.AgentVersion, h.ID)

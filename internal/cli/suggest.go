@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,9 +22,11 @@ func (a *app) run(f func(ctx context.Context, c *client.Client, args []string) e
 			return err
 		}
 		err = f(cmd.Context(), c, args)
+		name := ""
 		if len(args) > 0 {
-			a.suggest(cmd.Context(), c, err, args[0])
+			name = args[0]
 		}
+		a.suggest(cmd.Context(), c, err, name)
 		return err
 	}
 }
@@ -45,8 +48,8 @@ func (a *app) suggest(ctx context.Context, c *client.Client, err error, name str
 		names, list = collectNames(c.Hosts(ctx, client.ListOptions{})), "host"
 	case "project_not_found":
 		names, list = collectNames(c.Projects(ctx, client.ListOptions{})), "project"
-		if name != a.projectName && a.projectName != "" {
-			name = a.projectName
+		if name == "" || !strings.Contains(e.Message, strconv.Quote(name)) {
+			name = a.projectName // that of --project, and not the one that the verb is about
 		}
 	default:
 		return

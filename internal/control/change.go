@@ -33,10 +33,7 @@ type edit struct {
 }
 
 // login is a user with a new password.
-type login struct {
-	user, password string
-	isNew          bool
-}
+type login struct{ user, password string }
 
 // change does an edit: checks what comes out of it, and stores it with the job that makes it so.
 func (c *Control) change(ctx context.Context, m api.Mutation, project, datastore string, e edit) (api.Changed, error) {

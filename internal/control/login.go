@@ -37,7 +37,7 @@ func (c *Control) CreateUser(ctx context.Context, m api.Mutation, project, datas
 	if u.Name == "" {
 		return api.Changed{}, orrery.Invalid("name", "a name is wanted")
 	}
-	return c.change(ctx, m, project, datastore, edit{login: &login{user: u.Name, password: password, isNew: true}, part: userPart(u.Name),
+	return c.change(ctx, m, project, datastore, edit{login: &login{user: u.Name, password: password}, part: userPart(u.Name),
 		spec: func(s *orrery.DatastoreSpec, _ *orrery.Datastore) error {
 			if _, err := findUser(s, u.Name); err == nil {
 				return orrery.Errorf(orrery.KindConflict, "there is a user %q already", orrery.Shorten(u.Name, 60)).WithCode("user_exists").

@@ -65,7 +65,7 @@ func (c *Control) checkOffer(def engine.Definition, spec *orrery.DatastoreSpec) 
 	title := def.Engine().Title
 	if c.store.Hosts.Len() == 0 {
 		return orrery.Errorf(orrery.KindUnavailable, "no host has joined this plane yet").WithCode("no_hosts").
-			WithHint("Start an agent on a machine: orrery agent, with a token of orrery admin join-token.")
+			WithHint("Start an agent on a machine: orrery agent, with a token of orrery host join-token.")
 	}
 	versions := c.offered(def)
 	hint := fmt.Sprintf("Install %s on a host; its agent finds it by itself.", title)

@@ -74,7 +74,7 @@ func CheckParameter(p orrery.Parameter, value string) error {
 
 func checkNumber(p orrery.Parameter, value string) error {
 	field := ParameterField(p.Name)
-	n, err := parseNumber(value, p.Unit)
+	n, err := ParseNumber(value, p.Unit)
 	if err != nil {
 		kind := "a whole number"
 		if p.Type == orrery.ParameterReal {
@@ -126,9 +126,9 @@ var (
 	duration = map[string]float64{"us": 1, "ms": 1e3, "s": 1e6, "min": 60e6, "h": 3600e6, "d": 86400e6}
 )
 
-// parseNumber reads a number that may carry a unit, as in 64MB or 5min, and gives it in base units ("8kB", "ms").
+// ParseNumber reads a number that may carry a unit, as in 64MB or 5min, and gives it in base units ("8kB", "ms").
 // Letters' case is the driver's to judge (Definition.CheckParameter): engines differ.
-func parseNumber(value, base string) (float64, error) {
+func ParseNumber(value, base string) (float64, error) {
 	m := numberRE.FindStringSubmatch(value)
 	if m == nil {
 		return 0, fmt.Errorf("%q is no number", value)

@@ -161,5 +161,5 @@ func (h *Hub) known(who session.Identity) error {
 
 func refused(why string) error {
 	return orrery.Errorf(orrery.KindUnauthorized, "cannot join: %s", why).WithCode("join_refused").
-		WithHint("Make a new token: orrery admin join-token.")
+		WithHint("Make a new token: orrery host join-token.")
 }

@@ -79,10 +79,13 @@ func placeWish(ds *orrery.Datastore, in *orrery.Instance, now, was *orrery.Plan,
 		Instance: in.ID, Datastore: in.Spec.Datastore, Absent: in.Spec.Absent, JoinToken: token,
 		CPUMilli: now.CPUMilli, MemoryMiB: now.MemoryMiB, StorageGiB: int64(in.Spec.StorageGiB),
 	}
+	if in.Status.Database.SystemID == "" {
+		w.CPUMilli = 0 // until it has served once: making it is the plane's work and shall not crawl
+	}
 	if ds != nil {
 		w.Engine, w.Version = ds.Spec.Engine, ds.Spec.Version
 		if ds.Applied != nil && ds.AppliedGeneration < ds.Generation && was != nil {
-			w.CPUMilli, w.MemoryMiB = max(w.CPUMilli, was.CPUMilli), max(w.MemoryMiB, was.MemoryMiB)
+			w.MemoryMiB = max(w.MemoryMiB, was.MemoryMiB)
 		}
 	}
 	return w

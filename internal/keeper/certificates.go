@@ -158,6 +158,7 @@ func (c *certificates) renew(ctx context.Context, s Session) error {
 	if err := writeFile(f.Cert, chain); err != nil {
 		return err
 	}
+	c.log.Debug("the database's certificate is in place")
 	select {
 	case c.renewed <- struct{}{}:
 	default:

@@ -133,6 +133,7 @@ func (l *loop) start(ctx context.Context, d engine.Desired) error {
 	if fi, err := os.Stat(log); err == nil {
 		l.logOffset = fi.Size()
 	}
+	l.log.Debug("the database is started", "role", d.Role)
 	if l.proc, err = spawn(c, log); err != nil {
 		l.seen.state = orrery.DatabaseFailing
 		return err
@@ -218,6 +219,7 @@ func (l *loop) becomeReady(ctx context.Context, d engine.Desired) error {
 		cancel()
 		if err == nil {
 			l.ready, l.readySince = true, time.Now()
+			l.log.Info("the database runs", "pid", l.proc.pid, "ready_after", time.Since(l.proc.since))
 			return nil
 		}
 		// It lives, and says that it will never be ready. For a moment that may be the last one's words.
@@ -296,6 +298,7 @@ func (l *loop) update(ctx context.Context, d engine.Desired) error {
 		}
 		l.applied = l.key
 		l.seen.appliedGeneration = d.Generation
+		l.log.Debug("the wish is taken on", "wish", l.wish.Generation, "generation", d.Generation)
 	}
 	if changed {
 		l.seen.hurry()

@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"fmt"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/orrery-db/orrery/internal/session"
@@ -12,6 +13,11 @@ func (l *loop) housekeep() {
 	l.checkDisk()
 	if err := rotate(l.k.path.log("database.log")); err != nil {
 		l.log.Warn("the database's log cannot be rotated", "error", err)
+	}
+	if !l.lean && l.ready {
+		// What starting took is not needed again. There is one keeper for each database: its memory counts.
+		l.lean = true
+		debug.FreeOSMemory()
 	}
 	if o := l.seen.observation; o != nil && l.proc != nil {
 		l.session.Stats(session.KeeperStats{LagBytes: o.LagBytes, Position: o.Position, DataBytes: o.DataBytes})

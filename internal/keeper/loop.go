@@ -42,6 +42,7 @@ type loop struct {
 
 	seen seen
 	out  outbox
+	lean bool // has given back the memory of its start
 }
 
 // errWait is told by a turn that has to wait for something which will wake the loop.

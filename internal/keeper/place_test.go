@@ -10,20 +10,19 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/orrery-db/orrery"
 	"github.com/orrery-db/orrery/internal/engine"
-	"github.com/orrery-db/orrery/internal/engine/valkey"
 	"github.com/orrery-db/orrery/internal/keeper"
 	"github.com/orrery-db/orrery/internal/pki"
 	"github.com/orrery-db/orrery/internal/testkit/unpriv"
@@ -38,12 +37,14 @@ func TestMain(m *testing.M) {
 }
 
 func keeperMain(dir string) int {
+	debug.SetMemoryLimit(16 << 20) // as cmd/orrery does
+	debug.SetGCPercent(50)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	port, _ := strconv.Atoi(os.Getenv("KEEPER_PORT"))
 	k, err := keeper.New(keeper.Config{
-		Dir: dir, Port: port, Driver: driverOf(os.Getenv("KEEPER_ENGINE")), Version: os.Getenv("KEEPER_VERSION"), Log: log,
+		Dir: dir, Port: port, Driver: engineNamed(os.Getenv("KEEPER_ENGINE")).driver, Version: os.Getenv("KEEPER_VERSION"), Log: log,
 		ProbeEvery: 200 * time.Millisecond, StatsEvery: 300 * time.Millisecond,
 	})
 	if err == nil {
@@ -56,14 +57,11 @@ func keeperMain(dir string) int {
 	return 0
 }
 
-func driverOf(name string) engine.Driver {
-	return valkey.New(valkey.Config{})
-}
-
 // place is what an agent would make: a folder, a port, and a keeper that runs in them.
 type place struct {
 	t    *testing.T
 	p    *plane
+	e    subject
 	dir  string
 	d    engine.Desired
 	env  []string
@@ -71,34 +69,35 @@ type place struct {
 	done chan struct{}
 }
 
-func newPlace(t *testing.T, p *plane) *place {
+func newPlace(t *testing.T, p *plane, e subject) *place {
 	t.Helper()
 	dir := tempDir(t)
 	check(t, os.MkdirAll(filepath.Join(dir, "agent"), 0o700))
 	check(t, os.Symlink(p.socket, filepath.Join(dir, "agent", "proxy.sock")))
-	pl := &place{t: t, p: p, dir: dir}
-	driver := valkey.New(valkey.Config{})
-	versions, err := driver.Discover(t.Context())
-	if err != nil || len(versions) == 0 {
-		t.Fatalf("no engine: %v", err)
-	}
-	secret, err := driver.SecretForm("hunter2")
+	pl := &place{t: t, p: p, e: e, dir: dir}
+	version := e.version(t.Context())
+	secret, err := e.driver.SecretForm("hunter2")
 	check(t, err)
 	pl.d = engine.Desired{
 		Generation: 1, Datastore: p.datastore, Instance: orrery.NewID(orrery.PrefixInstance), Role: orrery.RolePrimary,
 		Replication: orrery.ReplicationAsync, Address: "127.0.0.1", Port: freePort(t), CPUMilli: 1000, MemoryMiB: 256, StorageGiB: 1, MemberSecret: "members",
-		Users: []engine.DesiredUser{{User: orrery.User{Name: "admin", Access: orrery.AccessAdmin}, Secret: secret}},
+		Users:          []engine.DesiredUser{{User: orrery.User{Name: "admin", Access: orrery.AccessAdmin}, Secret: secret}},
+		TrustedSources: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 	}
-	pl.env = append(os.Environ(), "KEEPER_DIR="+dir, "KEEPER_PORT="+strconv.Itoa(pl.d.Port), "KEEPER_VERSION="+versions[len(versions)-1].Version)
+	if db := e.driver.DefaultDatabase(); db != "" {
+		pl.d.Databases = []orrery.Database{{Name: db, Owner: "admin"}}
+	}
+	pl.env = append(os.Environ(), "KEEPER_DIR="+dir, "KEEPER_PORT="+strconv.Itoa(pl.d.Port), "KEEPER_VERSION="+version.Version, "KEEPER_ENGINE="+e.name)
 	t.Cleanup(func() {
 		if pl.cmd != nil {
 			pl.killKeeper()
 		}
 		pl.killDatabase()
 		if t.Failed() || os.Getenv("SHOW") != "" {
-			for _, name := range []string{"keeper.log", "log/database.log"} {
-				b, _ := os.ReadFile(filepath.Join(dir, name))
-				t.Logf("%s of %s:\n%s", name, pl.d.Instance, b)
+			logs, _ := filepath.Glob(filepath.Join(dir, "log", "*"))
+			for _, name := range append(logs, filepath.Join(dir, "keeper.log")) {
+				b, _ := os.ReadFile(name)
+				t.Logf("%s of %s:\n%s", filepath.Base(name), pl.d.Instance, b)
 			}
 		}
 	})
@@ -145,10 +144,9 @@ func (pl *place) database() int {
 }
 
 func (pl *place) server() engine.Server {
-	driver := valkey.New(valkey.Config{})
-	versions, err := driver.Discover(context.Background())
-	check(pl.t, err)
-	s, err := driver.Open(engine.Config{Version: versions[len(versions)-1], Dir: pl.dir, Log: slog.New(slog.DiscardHandler)})
+	s, err := pl.e.driver.Open(engine.Config{
+		Version: pl.e.version(context.Background()), Dir: pl.dir, LogDir: filepath.Join(pl.dir, "log"), Log: slog.New(slog.DiscardHandler),
+	})
 	check(pl.t, err)
 	return s
 }
@@ -195,14 +193,13 @@ func (pl *place) peer() engine.Peer {
 	return engine.Peer{Instance: pl.d.Instance, Role: pl.d.Role, Address: pl.d.Address, Port: pl.d.Port}
 }
 
-// login connects as a client does.
-func (pl *place) login() *redis.Client {
+// login connects as a client does: TLS, verified, with a password.
+func (pl *place) login() client {
+	pl.t.Helper()
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pl.p.data.CertPEM())
-	c := redis.NewClient(&redis.Options{
-		Addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(pl.d.Port)), Username: "admin", Password: "hunter2", MaxRetries: -1, DialerRetries: 1,
-		DisableIdentity: true, TLSConfig: &tls.Config{RootCAs: pool, ServerName: "localhost"},
-	})
+	c, err := pl.e.connect(pl.t.Context(), pl.d.Port, &tls.Config{RootCAs: pool, ServerName: "localhost"})
+	check(pl.t, err)
 	pl.t.Cleanup(func() { _ = c.Close() })
 	return c
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -65,7 +66,9 @@ func (w *warmer) prepare(ctx context.Context) error {
 		return fmt.Errorf("list the parameters: %w", err)
 	}
 	w.k.log.Info("a dataset is prepared", "took", time.Since(began))
-	return writeJSON(w.k.path.keeper("prepared.json"), prepared{Catalogue: catalogue(w.version, parameters)})
+	err = writeJSON(w.k.path.keeper("prepared.json"), prepared{Catalogue: catalogue(w.version, parameters)})
+	debug.FreeOSMemory() // a warm place may lie for days
+	return err
 }
 
 func catalogue(v orrery.EngineVersion, parameters []orrery.Parameter) *orrery.ParameterCatalogue {
@@ -117,6 +120,7 @@ func (k *Keeper) awaitAssignment(ctx context.Context) (*Assignment, error) {
 	defer again.Stop()
 	for {
 		if a, err := k.assignment(); a != nil || err != nil {
+			k.log.Debug("the place is assigned")
 			return a, err
 		}
 		select {

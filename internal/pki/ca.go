@@ -55,7 +55,8 @@ func NewCA(commonName string) (*CA, error) {
 	tmpl := &x509.Certificate{
 		SerialNumber: serial,
 		Subject:      pkix.Name{CommonName: commonName, Organization: []string{"Orrery"}},
-		NotBefore:    now.Add(-Backdate), NotAfter: now.Add(caLife),
+		// It is trusted because it is handed over, not from a time on: a clock that jumps back must not end that.
+		NotBefore: time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: now.Add(caLife),
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		IsCA:     true, BasicConstraintsValid: true, MaxPathLenZero: true,
 	}

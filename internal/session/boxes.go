@@ -8,26 +8,27 @@ import (
 
 // outbox holds the newest of what is to be sent.
 type outbox struct {
-	mu     *sync.Mutex
-	newest *func(first bool) any
-	signal chan struct{}
+	mu      sync.Mutex
+	newest  func(first bool) any
+	version int64 // counts puts
+	signal  chan struct{}
 }
 
-func newOutbox() outbox {
-	return outbox{mu: new(sync.Mutex), newest: new(func(bool) any), signal: make(chan struct{}, 1)}
-}
+func newOutbox() *outbox { return &outbox{signal: make(chan struct{}, 1)} }
 
-func (o outbox) put(f func(first bool) any) {
+func (o *outbox) put(f func(first bool) any) {
 	o.mu.Lock()
-	*o.newest = f
+	o.newest = f
+	o.version++
 	o.mu.Unlock()
 	ring(o.signal)
 }
 
-func (o outbox) get() func(first bool) any {
+// get gives what is newest, nil for nothing.
+func (o *outbox) get() (f func(first bool) any, version int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return *o.newest
+	return o.newest, o.version
 }
 
 func ring(bell chan struct{}) {
@@ -53,7 +54,7 @@ type storedWish struct {
 	Body       json.RawMessage `json:"body,omitempty"`
 }
 
-func newWishBox() wishBox { return wishBox{signal: make(chan struct{}, 1)} }
+func newWishBox() *wishBox { return &wishBox{signal: make(chan struct{}, 1)} }
 
 // load reads what an earlier process wrote. A file that cannot be read is as good as none: the server sends its wish again.
 func (b *wishBox) load(path string, keep bool) {

@@ -61,9 +61,9 @@ type Client struct {
 	renew   chan struct{} // asks for a renewal at once
 	renewed chan struct{} // a renewal has just been tried
 
-	wish    wishBox
-	reports outbox
-	stats   outbox
+	wish    *wishBox
+	reports *outbox
+	stats   *outbox
 	results chan struct{} // there are results of actions to send
 	actions chan Action
 }

@@ -175,15 +175,17 @@ type sender struct {
 	c        *Client
 	stream   downStream
 	sequence uint64
+	version  int64          // of the last report
 	last     []byte         // body of the last report
 	told     map[string]int // how often a result was asked for when it was sent, by action
 }
 
 func (s *sender) report() error {
-	f := s.c.reports.get()
-	if f == nil {
+	f, version := s.c.reports.get()
+	if f == nil || version == s.version {
 		return nil
 	}
+	s.version = version
 	v := f(s.sequence == 0)
 	if v == nil {
 		return nil
@@ -206,7 +208,7 @@ func (s *sender) report() error {
 }
 
 func (s *sender) stats() error {
-	f := s.c.stats.get()
+	f, _ := s.c.stats.get()
 	if f == nil {
 		return nil
 	}

@@ -32,7 +32,7 @@ type link struct {
 func dial(address string, tlsConfig *tls.Config) (*link, error) {
 	l := &link{address: address, silence: new(atomic.Int64)}
 	l.silence.Store(int64(connectTimeout))
-	var dialer net.Dialer
+	dialer := net.Dialer{Timeout: 5 * time.Second}
 	conn, err := grpc.NewClient("passthrough:///session",
 		grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {

@@ -347,7 +347,7 @@ func shortDir(t testing.TB) string {
 
 func logger(t testing.TB) *slog.Logger {
 	if _, bench := t.(*testing.B); bench || !testing.Verbose() {
-		return slog.New(slog.DiscardHandler)
+		return discard()
 	}
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
@@ -401,3 +401,12 @@ func noLeaks(t *testing.T) {
 }
 
 func identityPath(dir string) string { return filepath.Join(dir, identityFile) }
+
+func mustKey(t testing.TB) crypto.Signer {
+	t.Helper()
+	key, err := pki.NewKey()
+	check(t, err)
+	return key
+}
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

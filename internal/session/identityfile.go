@@ -157,3 +157,9 @@ func syncDir(dir string) error {
 	}
 	return errors.Join(d.Sync(), d.Close())
 }
+
+// HasIdentity tells whether a session folder holds an identity: whoever has one needs no token.
+func HasIdentity(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, identityFile))
+	return err == nil
+}

@@ -214,6 +214,7 @@ func pages[T any](after string, fill func(after string, page []*T) []*T, id func
 func (c *Collection[T, P]) tree(index string) *btree.BTreeG[posting[T]] {
 	tree, ok := c.index[index]
 	if !ok {
+		//nolint:forbidigo // an index's name is part of the program, not input
 		panic(fmt.Sprintf("collection %s has no index %q", c.name, index))
 	}
 	return tree

@@ -113,7 +113,7 @@ func (s *Store) keepLease() {
 		case s.ctx.Err() != nil:
 			return
 		case s.lease.id() == 0:
-			s.log.Warn("no lease can be had", "error", err)
+			s.log.Debug("no new lease can be had", "error", err)
 		case errors.Is(err, rpctypes.ErrLeaseNotFound) || time.Since(renewed) >= s.cfg.LeaseTTL-margin:
 			s.log.Warn("the lease was lost", "error", err)
 			s.dropLease()

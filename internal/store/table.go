@@ -17,6 +17,8 @@ type table interface {
 	modRevision(id string) int64
 	// ids lists what is cached. It wants s.mu held.
 	ids() []string
+	// stored is the stored form of an object.
+	stored(obj any) []byte
 	// topics yields every topic that a change belongs to.
 	topics(ch *Change, yield func(Topic))
 }
@@ -99,6 +101,14 @@ func (c *Collection[T, P]) modRevision(id string) int64 {
 	return 0
 }
 
+func (c *Collection[T, P]) stored(obj any) []byte {
+	data, err := c.encode(clone(obj.(*T))) // a copy, because encode takes the revision out
+	if err != nil {
+		return nil // has no stored form, and so was never stored
+	}
+	return data
+}
+
 func (c *Collection[T, P]) ids() []string {
 	out := make([]string, 0, len(c.byID))
 	for id := range c.byID {
@@ -107,10 +117,12 @@ func (c *Collection[T, P]) ids() []string {
 	return out
 }
 
-// sameObject tells whether two objects are alike but for when they were written.
+// sameObject tells whether b, a private copy, is like a but for when it was written.
 func sameObject[T any, P Object[T]](a, b *T) bool {
-	ma, mb := *P(a).GetMeta(), *P(b).GetMeta()
-	defer func(a, b *T) { *P(b).GetMeta() = mb }(a, b)
-	P(b).GetMeta().UpdatedAt, P(b).GetMeta().Revision = ma.UpdatedAt, ma.Revision
-	return reflect.DeepEqual(a, b)
+	ma, mb := P(a).GetMeta(), P(b).GetMeta()
+	updated, revision := mb.UpdatedAt, mb.Revision
+	mb.UpdatedAt, mb.Revision = ma.UpdatedAt, ma.Revision
+	same := reflect.DeepEqual(a, b)
+	mb.UpdatedAt, mb.Revision = updated, revision
+	return same
 }

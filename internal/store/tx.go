@@ -34,6 +34,7 @@ type operation struct {
 	key    string
 	value  []byte // of a put
 	delete bool
+	base   int64 // the object's revision before
 	lease  clientv3.LeaseID
 	// sheds: the operation is refused while the disk is low.
 	sheds bool

@@ -13,7 +13,7 @@ func (it *txItem[T, P]) compared() int64 {
 }
 
 func (it *txItem[T, P]) op(tx *Tx) (operation, bool, error) {
-	o := operation{key: it.c.key(it.id), id: it.id}
+	o := operation{key: it.c.key(it.id), id: it.id, base: it.compared()}
 	switch it.state {
 	case itemDelete:
 		o.delete = true

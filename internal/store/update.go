@@ -53,7 +53,7 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) (int64, error
 		if revision, err := s.settle(ctx, unsure); err != nil {
 			return 0, unavailable("learn what became of a write", err)
 		} else if revision != 0 {
-			return revision, s.waitShown(revision)
+			return revision, s.waitShown(ctx, revision)
 		}
 		if errors.Is(fnErr, errNoLease) {
 			s.lease.suspect(0)
@@ -75,7 +75,7 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) (int64, error
 		switch {
 		case err == nil && out.done:
 			tx.written(out.revision)
-			return out.revision, s.waitShown(out.revision)
+			return out.revision, s.waitShown(ctx, out.revision)
 		case err == nil: // lost a race
 			// Those who lose over the same object go one at a time from now on: each then wins at its first try, but for
 			// newcomers, instead of all running against each other.
@@ -90,8 +90,16 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) (int64, error
 			continue
 		case errors.Is(err, rpctypes.ErrLeaseNotFound):
 			s.lease.suspect(b.lease)
+		case errors.Is(err, rpctypes.ErrNoSpace):
+			// etcd says so of the write with which it passes its quota, too, and does that one all the same.
+			s.dog.noSpace()
+			if revision, err := s.settle(ctx, []batch{b}); err == nil && revision != 0 {
+				tx.written(revision)
+				return revision, s.waitShown(ctx, revision)
+			}
+			return 0, s.dog.refusal().WithCause(err)
 		case definite(err):
-			return 0, s.refused(err)
+			return 0, refused(err)
 		default:
 			unsure = append(unsure, b)
 		}
@@ -130,12 +138,8 @@ func (s *Store) mayWrite(tx *Tx, b batch) error {
 }
 
 // refused makes an error of what etcd will answer again if asked again.
-func (s *Store) refused(err error) error {
-	switch {
-	case errors.Is(err, rpctypes.ErrNoSpace):
-		s.dog.noSpace()
-		return s.dog.refusal().WithCause(err)
-	case errors.Is(err, rpctypes.ErrTooManyOps), errors.Is(err, rpctypes.ErrRequestTooLarge):
+func refused(err error) error {
+	if errors.Is(err, rpctypes.ErrTooManyOps) || errors.Is(err, rpctypes.ErrRequestTooLarge) {
 		return orrery.Errorf(orrery.KindTooLarge, "the change is too large to be done in one transaction").WithCause(err).
 			WithHint("Change fewer or smaller objects at once.")
 	}
@@ -144,8 +148,8 @@ func (s *Store) refused(err error) error {
 
 // waitShown returns when reads show a revision whose writes are done: not even the end of the caller's context may
 // make them look as if they were not.
-func (s *Store) waitShown(revision int64) error {
-	ctx, cancel := context.WithTimeout(s.ctx, patience)
+func (s *Store) waitShown(ctx context.Context, revision int64) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	if err := s.waitRevision(ctx, revision); err != nil {
 		return unavailable("follow etcd", err)
@@ -272,43 +276,61 @@ func (s *Store) send(ctx context.Context, b batch) (outcome, error) {
 	return out, nil
 }
 
-// settle looks for a batch that was sent without an answer and was done after all. The revision is 0 where there is
-// none.
+// settle looks for a batch that was sent without an answer and was done after all, even if others have changed the
+// same objects since. It gives the revision, 0 where there is none.
 func (s *Store) settle(ctx context.Context, unsure []batch) (int64, error) {
 	for _, b := range unsure {
-		gets := make([]clientv3.Op, len(b.ops))
-		for i, o := range b.ops {
-			gets[i] = clientv3.OpGet(o.key)
-		}
-		resp, err := s.client.Txn(ctx).Then(gets...).Commit()
+		o := b.witness()
+		resp, err := s.client.Get(ctx, o.key)
 		if err != nil {
 			return 0, err
 		}
-		now := map[string][]byte{}
-		var revision int64
-		for _, r := range resp.Responses {
-			for _, kv := range r.GetResponseRange().Kvs {
-				now[string(kv.Key)] = kv.Value
-				revision = max(revision, kv.ModRevision)
+		if len(resp.Kvs) == 0 {
+			if o.delete {
+				return max(s.Revision(), 1), nil
 			}
+			continue
 		}
-		if b.doneAs(now) {
-			return max(revision, 1), nil
+		kv := resp.Kvs[0]
+		if !o.delete && bytes.Equal(kv.Value, o.value) {
+			return kv.ModRevision, nil
+		}
+		if err := s.waitRevision(ctx, kv.ModRevision); err != nil {
+			return 0, err
+		}
+		if revision := s.lookBack(o); revision != 0 {
+			return revision, nil
 		}
 	}
 	return 0, nil
 }
 
-// doneAs tells, from what etcd has now, whether a batch that was sent without an answer was done after all: what it put
-// is there to the byte (its times are exact to the nanosecond), what it deleted is not.
-func (b *batch) doneAs(now map[string][]byte) bool {
+// witness is an operation that tells of the whole batch: a put, whose value is like no other since its times are exact
+// to the nanosecond; a deletion where there is no put.
+func (b *batch) witness() operation {
 	for _, o := range b.ops {
-		value, there := now[o.key]
-		if there == o.delete || there && !bytes.Equal(value, o.value) {
-			return false
+		if !o.delete {
+			return o
 		}
 	}
-	return true
+	return b.ops[0]
+}
+
+// lookBack finds the revision at which an operation was done in the changes of late.
+func (s *Store) lookBack(o operation) int64 {
+	t, collection, id := s.tableOf(o.key)
+	s.subs.mu.Lock()
+	defer s.subs.mu.Unlock()
+	for i := range s.subs.history {
+		ch := &s.subs.history[i]
+		if ch.ID != id || ch.Collection != collection || ch.Revision <= o.base || o.delete != (ch.New == nil) {
+			continue
+		}
+		if o.delete || bytes.Equal(t.stored(ch.New), o.value) {
+			return ch.Revision
+		}
+	}
+	return 0
 }
 
 // waitSeen returns when the cache shows what made a transaction lose.
@@ -354,7 +376,7 @@ func definite(err error) bool {
 	case codes.InvalidArgument, codes.NotFound, codes.FailedPrecondition, codes.PermissionDenied, codes.Unauthenticated, codes.OutOfRange:
 		return true
 	}
-	return errors.Is(err, rpctypes.ErrNoSpace)
+	return false
 }
 
 func unavailable(doing string, err error) error {

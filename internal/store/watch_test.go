@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -155,8 +156,8 @@ func TestWaitFor(t *testing.T) {
 	if len(asked) != 1 {
 		t.Fatalf("the condition was asked %d times after the first", len(asked))
 	}
-	boom := fmt.Errorf("boom")
-	if err := s.WaitFor(t.Context(), nil, func() (bool, error) { return false, boom }); err != boom {
+	boom := errors.New("boom")
+	if err := s.WaitFor(t.Context(), nil, func() (bool, error) { return false, boom }); !errors.Is(err, boom) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)

@@ -78,7 +78,7 @@ type Space struct {
 type watchdog struct {
 	seen  atomic.Pointer[Space]
 	alert chan struct{} // etcd has refused a write: look now
-	tidy  time.Time     // when room was last made
+	tidy  time.Time     // when making room is worth another try
 }
 
 func (d *watchdog) init() {
@@ -140,7 +140,7 @@ func (s *Store) watchSpace() {
 
 // lookAtSpace looks once. What cannot be asked keeps its last answer.
 func (s *Store) lookAtSpace(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	cfg, before := s.cfg.Watchdog, s.Space()
 	now := before
@@ -185,10 +185,14 @@ func (s *Store) lookAtQuota(ctx context.Context, now *Space, wasLow bool) (alarm
 	}
 	over := func() bool { return now.QuotaBytes > 0 && float64(now.StateBytes) > limit*float64(now.QuotaBytes) }
 	alarm = s.askSizes(ctx, now)
-	if (over() || alarm) && time.Since(s.dog.tidy) > time.Minute {
-		s.dog.tidy = time.Now()
+	if (over() || alarm) && time.Now().After(s.dog.tidy) {
+		before := now.StateBytes
 		s.makeRoom(ctx, now)
 		alarm = s.askSizes(ctx, now)
+		s.dog.tidy = time.Now().Add(time.Minute)
+		if now.StateBytes > before/10*9 { // all of it is in use, and etcd stands still while it finds that out
+			s.dog.tidy = time.Now().Add(15 * time.Minute)
+		}
 	}
 	if over() {
 		now.Low = true
@@ -248,16 +252,14 @@ func (s *Store) askSizes(ctx context.Context, now *Space) (alarm bool) {
 	return alarm
 }
 
-// makeRoom drops etcd's history and gives what it took back to the disk. A member does not answer while it does.
+// makeRoom drops etcd's history and gives what it took back to the disk. A member does not answer while it does. Whether
+// it is worth it cannot be asked before: etcd counts what a compaction has freed as in use for a while.
 func (s *Store) makeRoom(ctx context.Context, now *Space) {
 	revision := s.Revision()
 	if _, err := s.client.Compact(ctx, revision, clientv3.WithCompactPhysical()); err != nil {
 		s.log.Debug("etcd was not compacted", "revision", revision, "error", err)
 	}
-	if s.askSizes(ctx, now); now.StateInUseBytes > now.StateBytes*3/4 {
-		return // little would be won
-	}
-	if s.cfg.Watchdog.Dir != "" && now.DiskFreeBytes < uint64(now.StateInUseBytes)+s.cfg.Watchdog.FloorBytes {
+	if s.cfg.Watchdog.Dir != "" && now.DiskFreeBytes < uint64(now.StateBytes)+s.cfg.Watchdog.FloorBytes {
 		return // the new file would not fit beside the old one
 	}
 	for _, ep := range s.endpoints() {

@@ -97,10 +97,10 @@ func parseACLFile(data []byte) []aclUser {
 func (s *server) keeperSecret() (string, error) {
 	path := s.path("conf", "keeper.secret")
 	b, err := os.ReadFile(path)
-	if err == nil {
+	if err == nil && len(b) > 0 { // empty where the host lost its power as it was written
 		return string(b), nil
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
 	secret := rand.Text()

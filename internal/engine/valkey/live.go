@@ -113,9 +113,13 @@ func (s *server) Reload(ctx context.Context) error {
 		return fmt.Errorf("read the access list: %w", err)
 	}
 	return s.call(ctx, func(c *redis.Client) error {
+		running, err := c.ConfigGet(ctx, "*").Result()
+		if err != nil {
+			return fmt.Errorf("ask for the settings: %w", err)
+		}
 		set := []any{"config", "set"}
 		for _, name := range slices.Sorted(maps.Keys(conf)) {
-			if !slices.Contains(startOnly, name) && !slices.Contains(restartOnly, name) {
+			if !slices.Contains(startOnly, name) && !slices.Contains(restartOnly, name) && !has(running, name, conf[name]) {
 				set = append(set, name, conf[name])
 			}
 		}
@@ -135,6 +139,21 @@ func (s *server) Reload(ctx context.Context) error {
 		host, port, _ := strings.Cut(conf["replicaof"], " ")
 		return c.Do(ctx, "replicaof", host, port).Err()
 	})
+}
+
+// has tells whether a setting need not be set. What is equal must not be: bind closes and opens the port again, whatever
+// its value was, and whoever connects just then is cut off. Files are read anew by being set.
+func has(running map[string]string, name, want string) bool {
+	if strings.HasPrefix(name, "tls-") && strings.HasSuffix(name, "-file") {
+		return false
+	}
+	is, ok := running[name]
+	if !ok || is == want {
+		return ok
+	}
+	a, okA := parseMemory(is)
+	b, okB := parseMemory(want)
+	return okA && okB && a == b
 }
 
 // settingRejected turns the server's refusal of a setting into one that names it. The server says

@@ -98,7 +98,24 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		e.Close()
 		return nil, fmt.Errorf("guard the socket of etcd: %w", err)
 	}
-	return &Server{etcd: e, client: v3client.New(e.Server), dir: cfg.Dir, log: log}, nil
+	client := v3client.New(e.Server)
+	client.Maintenance = maintenance{client.Maintenance, e}
+	return &Server{etcd: e, client: client, dir: cfg.Dir, log: log}, nil
+}
+
+// maintenance defragments without etcd's health service, which a client within the process does not have and which
+// etcd 3.7 calls all the same.
+type maintenance struct {
+	clientv3.Maintenance
+	etcd *embed.Etcd
+}
+
+// Defragment is part of clientv3.Maintenance. There is one endpoint, this member.
+func (m maintenance) Defragment(context.Context, string) (*clientv3.DefragmentResponse, error) {
+	if err := m.etcd.Server.Backend().Defrag(); err != nil {
+		return nil, fmt.Errorf("defragment etcd: %w", err)
+	}
+	return &clientv3.DefragmentResponse{}, nil
 }
 
 // Client talks to this member without a connection between. It is the server's own: Close closes it.

@@ -115,20 +115,14 @@ func Log(t testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
-// Main runs a package's tests with one etcd for all.
-func Main(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
+// Main runs a package's tests with one etcd for all. The testing package ends the process with their result.
+func Main(m *testing.M) {
 	if _, err := shared.acquire(); err != nil {
-		fmt.Fprintln(os.Stderr, "start etcd for the tests:", err)
-		return 1
+		fmt.Fprintln(os.Stderr, "start etcd for the tests:", err) // each test will say so as well
+	} else {
+		defer func() { _ = shared.release() }()
 	}
-	code := m.Run()
-	if err := shared.release(); err != nil {
-		fmt.Fprintln(os.Stderr, "stop the tests' etcd:", err)
-		return 1
-	}
-	return code
+	m.Run()
 }
 
 // sharedEtcd runs while somebody uses it.

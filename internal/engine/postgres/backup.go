@@ -1,0 +1,187 @@
+package postgres
+
+import (
+	"archive/tar"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// backupReader takes the messages of a base backup. The server sends the start position, the list of tablespaces with
+// their sizes, the archives, and the end position.
+type backupReader struct {
+	framed   bool // from 15 on each piece of data says what it is
+	unpacker *unpacker
+	progress func(done, total int64)
+
+	resultSets  int
+	tablespaces int
+	archives    int
+	done, total int64
+}
+
+// handle takes one message and tells whether it was the last.
+func (r *backupReader) handle(msg pgproto3.BackendMessage) (bool, error) {
+	switch m := msg.(type) {
+	case *pgproto3.ErrorResponse:
+		return false, fmt.Errorf("the primary refuses: %w", pgconn.ErrorResponseToPgError(m))
+	case *pgproto3.RowDescription:
+		r.resultSets++
+	case *pgproto3.DataRow:
+		if r.resultSets == 2 {
+			return false, r.tablespace(m)
+		}
+	case *pgproto3.CopyOutResponse:
+		r.archives++
+	case *pgproto3.CopyData:
+		return false, r.data(m.Data)
+	case *pgproto3.ReadyForQuery:
+		if r.archives == 0 {
+			return false, errors.New("the primary sent no backup")
+		}
+		return true, nil
+	}
+	return false, nil
+}
+
+// tablespace takes a row of (oid, location, size in kB); the data folder itself has no oid.
+func (r *backupReader) tablespace(m *pgproto3.DataRow) error {
+	r.tablespaces++
+	if len(m.Values) < 3 || m.Values[0] != nil || r.tablespaces > 1 {
+		return errors.New("the primary has tablespaces, which Orrery does not make and cannot clone")
+	}
+	kb, err := strconv.ParseInt(string(m.Values[2]), 10, 64)
+	if err == nil {
+		r.total = kb * 1024
+	}
+	return nil
+}
+
+func (r *backupReader) data(b []byte) error {
+	if r.framed {
+		if len(b) == 0 {
+			return errors.New("an empty message in the base backup")
+		}
+		kind := b[0]
+		b = b[1:]
+		switch kind {
+		case 'd':
+		case 'p':
+			if len(b) == 8 {
+				r.tell(int64(binary.BigEndian.Uint64(b)))
+			}
+			return nil
+		default: // 'n' begins an archive; there is only one
+			return nil
+		}
+	}
+	if _, err := r.unpacker.Write(b); err != nil {
+		return err
+	}
+	if !r.framed {
+		r.tell(r.done + int64(len(b)))
+	}
+	return nil
+}
+
+func (r *backupReader) tell(done int64) {
+	r.done = done
+	r.total = max(r.total, done) // the size was an estimate
+	if r.progress != nil {
+		r.progress(r.done, r.total)
+	}
+}
+
+// unpacker writes the files of a tar archive that is written to it.
+type unpacker struct {
+	*io.PipeWriter
+	ended chan error
+}
+
+func newUnpacker(dir string) (*unpacker, error) {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make a folder for the clone: %w", err)
+	}
+	pr, pw := io.Pipe()
+	u := &unpacker{PipeWriter: pw, ended: make(chan error, 1)}
+	go func() {
+		err := unpack(dir, pr)
+		_ = pr.CloseWithError(err) // a writer must not wait for a reader that has gone
+		u.ended <- err
+	}()
+	return u, nil
+}
+
+// finish says that the archive is whole and waits until it is written.
+func (u *unpacker) finish() error {
+	_ = u.PipeWriter.Close()
+	err := <-u.ended
+	u.ended <- nil // for close
+	return err
+}
+
+// close ends the unpacking wherever it is.
+func (u *unpacker) close() {
+	_ = u.CloseWithError(errors.New("cut off"))
+	<-u.ended
+}
+
+func unpack(dir string, r io.Reader) error {
+	t := tar.NewReader(r)
+	buf := make([]byte, 256<<10)
+	control := false
+	for {
+		h, err := t.Next()
+		if errors.Is(err, io.EOF) {
+			if !control {
+				return errors.New("the base backup ended early: it has no pg_control")
+			}
+			// The archive's end may be followed by padding that the primary still has to get rid of.
+			_, err = io.Copy(io.Discard, r)
+			return err
+		}
+		if err != nil {
+			return fmt.Errorf("read the base backup: %w", err)
+		}
+		name := filepath.Clean(filepath.FromSlash(h.Name))
+		if !filepath.IsLocal(name) {
+			return fmt.Errorf("the base backup has a file outside of its folder: %q", h.Name)
+		}
+		path := filepath.Join(dir, name)
+		switch h.Typeflag {
+		case tar.TypeDir:
+			if err := os.MkdirAll(path, 0o700); err != nil {
+				return fmt.Errorf("write the clone: %w", err)
+			}
+		case tar.TypeReg:
+			if err := unpackFile(path, t, buf); err != nil {
+				return fmt.Errorf("write the clone: %w", err)
+			}
+			control = control || name == filepath.Join("global", "pg_control")
+		default:
+			return fmt.Errorf("the base backup has %q, which is neither file nor folder", h.Name)
+		}
+	}
+}
+
+func unpackFile(path string, r io.Reader, buf []byte) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
+			f, err = os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	_, err = io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{r}, buf)
+	return errors.Join(err, f.Close())
+}

@@ -1,0 +1,114 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/orrery-db/orrery"
+)
+
+// catalogueSQL asks pg_settings, which alone has ranges, units and choices together (postgres --describe-config has
+// neither units nor choices). It has to be one line for single-user mode, and gives one line.
+const catalogueSQL = `SELECT jsonb_agg(jsonb_build_object('name', name, 'type', vartype, 'unit', coalesce(unit, ''), 'min', coalesce(min_val, ''), ` +
+	`'max', coalesce(max_val, ''), 'values', coalesce(to_jsonb(enumvals), '[]'), 'default', coalesce(boot_val, ''), ` +
+	`'context', context, 'description', short_desc, 'category', category) ORDER BY name)::text AS catalogue FROM pg_settings`
+
+// rowRE is how single-user mode prints a column (debugtup in printtup.c).
+var rowRE = regexp.MustCompile(`(?m)^\s+1: catalogue = "(.*)"\s+\(typeid = \d+, len = -?\d+, typmod = -?\d+, byval = [tf]\)\s*$`)
+
+// Parameters asks the server itself, in single-user mode on the dataset: nothing listens, and nobody else may run. Where
+// a server runs, that one is asked.
+func (s *server) Parameters(ctx context.Context) ([]orrery.Parameter, error) {
+	key := s.version.Full + " " + s.version.Dir
+	s.driver.mu.Lock()
+	known, ok := s.driver.catalogues[key]
+	s.driver.mu.Unlock()
+	if ok {
+		return known, nil
+	}
+	text, err := s.askCatalogue(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list, err := parseCatalogue(text)
+	if err != nil {
+		return nil, err
+	}
+	s.driver.mu.Lock()
+	s.driver.catalogues[key] = list
+	s.driver.mu.Unlock()
+	return list, nil
+}
+
+func (s *server) askCatalogue(ctx context.Context) (string, error) {
+	pid, err := s.FindProcess()
+	if err != nil {
+		return "", err
+	}
+	if pid != 0 {
+		var text string
+		err := s.with(ctx, "postgres", func(c *conn) error { return c.QueryRow(ctx, catalogueSQL).Scan(&text) })
+		return text, err
+	}
+	if ok, err := s.Prepared(); err != nil || !ok {
+		return "", orrery.Errorf(orrery.KindConflict, "the parameters are asked of a prepared dataset").WithCode("not_prepared").WithCause(err)
+	}
+	args := []string{"--single", "-D", s.data(), "-c", "config_file=/dev/null", "-c", "hba_file=/dev/null", "-c", "ident_file=/dev/null"}
+	if s.hasLibrary(statStatements) {
+		args = append(args, "-c", "shared_preload_libraries="+statStatements)
+	}
+	out, err := s.runWith(ctx, catalogueSQL+"\n", s.program("postgres"), append(args, "template1")...)
+	if err != nil {
+		return "", fmt.Errorf("ask PostgreSQL %s for its parameters: %w: %s", s.version.Full, err, lastLines(out, 5))
+	}
+	m := rowRE.FindSubmatch(out)
+	if m == nil {
+		return "", fmt.Errorf("ask PostgreSQL %s for its parameters: no answer in %q", s.version.Full, lastLines(out, 5))
+	}
+	return string(m[1]), nil
+}
+
+func parseCatalogue(text string) ([]orrery.Parameter, error) {
+	var rows []struct {
+		orrery.Parameter
+		Context string `json:"context"`
+	}
+	if err := json.Unmarshal([]byte(text), &rows); err != nil {
+		return nil, fmt.Errorf("read the parameters of PostgreSQL: %w", err)
+	}
+	list := make([]orrery.Parameter, len(rows))
+	for i, r := range rows {
+		p := r.Parameter
+		p.Restart = r.Context == "postmaster"
+		p.Managed = managed(p.Name)
+		switch {
+		case p.Managed != "":
+		case r.Context == "internal":
+			p.Managed = whyFixed
+		case strings.HasPrefix(p.Category, "Developer"):
+			p.Managed = whyDeveloper
+		}
+		if len(p.Values) == 0 {
+			p.Values = nil
+		}
+		list[i] = p
+	}
+	return list, nil
+}
+
+// statStatements is preloaded where its library is installed (Debian has it in the server's package, others in contrib).
+const statStatements = "pg_stat_statements"
+
+func (s *server) hasLibrary(name string) bool {
+	for _, dir := range []string{"lib", "lib/postgresql", "lib64"} {
+		if _, err := os.Stat(filepath.Join(filepath.Dir(s.version.Dir), dir, name+".so")); err == nil {
+			return true
+		}
+	}
+	return false
+}
