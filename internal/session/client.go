@@ -188,13 +188,13 @@ func (c *Client) Join(ctx context.Context, token, name string) error {
 }
 
 func (c *Client) joinAt(ctx context.Context, address, fingerprint string, req *sessionpb.JoinRequest) (*sessionpb.JoinResponse, error) {
-	l, err := dial(address, pinnedTLS(c.cfg.ServerName, fingerprint))
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	l, err := dial(ctx, address, pinnedTLS(c.cfg.ServerName, fingerprint))
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = l.Close() }()
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
 	resp, err := sessionpb.NewSessionClient(l).Join(ctx, req)
 	return resp, fromStatus(err)
 }
@@ -236,14 +236,14 @@ func (c *Client) Sign(ctx context.Context, purpose Purpose, key crypto.Signer) (
 	if id == nil {
 		return nil, nil, orrery.Errorf(orrery.KindUnavailable, "no certificate can be asked for before joining")
 	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
 	if l == nil {
-		if l, err = dial(address, provenTLS(c.cfg.ServerName, c.current)); err != nil {
-			return nil, nil, err
+		if l, err = dial(ctx, address, provenTLS(c.cfg.ServerName, c.current)); err != nil {
+			return nil, nil, fmt.Errorf("connect to %s: %w", address, err)
 		}
 		defer func() { _ = l.Close() }()
 	}
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
 	req := &sessionpb.SignRequest{Purpose: sessionpb.SignRequest_SESSION, Csr: csr}
 	if purpose == PurposeDatabase {
 		req.Purpose = sessionpb.SignRequest_DATABASE

@@ -22,13 +22,14 @@ type downStream = grpc.BidiStreamingClient[sessionpb.Up, sessionpb.Down]
 func (c *Client) runStream(ctx context.Context) (connected bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	l, err := dial(c.address(), provenTLS(c.cfg.ServerName, c.current))
+	address := c.address()
+	tooLong := time.AfterFunc(connectTimeout, func() { cancel(unreachable(errors.New("it does not answer"))) })
+	defer tooLong.Stop()
+	l, err := dial(ctx, address, provenTLS(c.cfg.ServerName, c.current))
 	if err != nil {
-		return false, err
+		return false, fmt.Errorf("connect to %s: %w", address, err)
 	}
 	defer func() { _ = l.Close() }()
-	tooLong := time.AfterFunc(connectTimeout, func() { cancel(errors.New("the server does not answer")) })
-	defer tooLong.Stop()
 	stream, err := c.greet(ctx, l)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {

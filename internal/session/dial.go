@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -10,14 +11,19 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/orrery-db/orrery"
 	"github.com/orrery-db/orrery/internal/pki"
 )
 
-// connectTimeout bounds dialing, the handshake and the first answer. It is generous: after the restart of a server with
-// many peers, handshakes queue, and giving up would only make them begin anew.
-const connectTimeout = 20 * time.Second
+const (
+	// connectTimeout bounds dialing, the handshake and the first answer. It is generous: at a restarted server with many
+	// peers handshakes queue, and giving up would only make them begin anew; see gateWait.
+	connectTimeout = 30 * time.Second
+	// dialTimeout bounds dialing alone.
+	dialTimeout = 5 * time.Second
+)
 
 // link is one connection to a server.
 type link struct {
@@ -26,37 +32,69 @@ type link struct {
 	// silence is how long the server may say nothing before it counts as dead; 0 is for ever. Set when the server has
 	// told its heartbeat.
 	silence *atomic.Int64
+	secure  *tls.Conn
 }
 
-// dial makes a link to one address. Nothing is sent before the first call.
-func dial(address string, tlsConfig *tls.Config) (*link, error) {
+// dial connects to one address and shakes hands. gRPC is given the finished connection: what goes wrong before keeps its
+// own words, and a try that fails, of which there are many while a server is away, costs little.
+func dial(ctx context.Context, address string, tlsConfig *tls.Config) (*link, error) {
+	network, addr := "tcp", address
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		network, addr = "unix", path
+	}
+	dialer := net.Dialer{Timeout: dialTimeout}
+	raw, err := dialer.DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, unreachable(err)
+	}
 	l := &link{address: address, silence: new(atomic.Int64)}
 	l.silence.Store(int64(connectTimeout))
-	dialer := net.Dialer{Timeout: 5 * time.Second}
-	conn, err := grpc.NewClient("passthrough:///session",
-		grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			network, addr := "tcp", address
-			if path, ok := strings.CutPrefix(address, "unix:"); ok {
-				network, addr = "unix", path
+	secure := tls.Client(&watchedConn{Conn: raw, silence: l.silence}, tlsConfig)
+	shaking, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if err := secure.HandshakeContext(shaking); err != nil {
+		_ = raw.Close()
+		return nil, unreachable(fmt.Errorf("handshake: %w", err))
+	}
+	var given atomic.Bool
+	l.ClientConn, err = grpc.NewClient("passthrough:///session",
+		grpc.WithTransportCredentials(insecure.NewCredentials()), // the connection is secure already
+		grpc.WithAuthority(tlsConfig.ServerName),
+		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
+			if given.Swap(true) {
+				return nil, errLost
 			}
-			c, err := dialer.DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return &watchedConn{Conn: c, silence: l.silence}, nil
+			return secure, nil
 		}),
 		grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(), grpc.WithIdleTimeout(0),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
 		grpc.WithStaticStreamWindowSize(64<<10), grpc.WithStaticConnWindowSize(64<<10),
 		grpc.WithReadBufferSize(1<<10), grpc.WithWriteBufferSize(4<<10),
-		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: connectTimeout}),
 	)
 	if err != nil {
-		return nil, fmt.Errorf("dial %s: %w", address, err)
+		_ = raw.Close()
+		return nil, fmt.Errorf("speak gRPC with %s: %w", address, err)
 	}
-	l.ClientConn = conn
+	l.secure = secure
 	return l, nil
+}
+
+// Close closes the connection, also where gRPC has not taken it.
+func (l *link) Close() error {
+	return errors.Join(l.ClientConn.Close(), ignoreClosed(l.secure.NetConn().Close()))
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+var errLost = errors.New("the connection was lost")
+
+func unreachable(err error) error {
+	return orrery.Errorf(orrery.KindUnavailable, "the server cannot be reached").WithCode("server_unreachable").WithCause(err)
 }
 
 // watchedConn fails a read that the server leaves without an answer for too long. The server probes idle streams, so
@@ -80,6 +118,7 @@ func provenTLS(serverName string, current func() *identity) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		ServerName: serverName,
+		NextProtos: []string{"h2"},
 		RootCAs:    current().pool,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			return &current().cert, nil
@@ -92,6 +131,7 @@ func pinnedTLS(serverName, fingerprint string) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		ServerName: serverName,
+		NextProtos: []string{"h2"},
 		// The chain is verified below, against the CA that has the fingerprint.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(state tls.ConnectionState) error {

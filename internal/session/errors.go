@@ -71,7 +71,7 @@ func fromStatus(err error) error {
 	if st.Code() == codes.ResourceExhausted { // gRPC's own: a message over the limit
 		return orrery.Errorf(orrery.KindTooLarge, "a message of the session is too large").WithCode("message_too_large").WithCause(err)
 	}
-	return orrery.Errorf(orrery.KindUnavailable, "the server cannot be reached").WithCode("server_unreachable").WithCause(err)
+	return unreachable(err)
 }
 
 // Permanent tells whether the server refused for good: the identity is gone or unknown, or the join token is no good.

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"errors"
 	"net"
 	"sync"
 	"time"
@@ -14,6 +15,9 @@ const (
 	gateWidth = 64
 	// gateHold is how long a slow peer may keep others out.
 	gateHold = time.Second
+	// gateWait is how long a peer waits at most. It is well below what peers are patient for: whoever would be served too
+	// late is sent away at once, to come again after its back-off, and those who are served are done in time.
+	gateWait = 15 * time.Second
 )
 
 // gate lets TLS handshakes through a few at a time, in the order in which peers first spoke.
@@ -35,13 +39,26 @@ func (g *gate) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, er
 		_ = raw.Close()
 		return nil, nil, err
 	}
-	g.slots <- struct{}{} // whoever holds one gives it back within gateHold
+	select {
+	case g.slots <- struct{}{}:
+	default:
+		wait := time.NewTimer(gateWait)
+		defer wait.Stop()
+		select {
+		case g.slots <- struct{}{}:
+		case <-wait.C:
+			_ = raw.Close()
+			return nil, nil, errCrowded
+		}
+	}
 	leave := sync.OnceFunc(func() { <-g.slots })
 	late := time.AfterFunc(gateHold, leave)
 	defer leave()
 	defer late.Stop()
 	return g.TransportCredentials.ServerHandshake(&begunConn{Conn: raw, first: first[:n]})
 }
+
+var errCrowded = errors.New("too many handshakes at once")
 
 // Clone keeps the gate common to all copies.
 func (g *gate) Clone() credentials.TransportCredentials {

@@ -84,7 +84,7 @@ func TestJoinAgainWithTheSameKey(t *testing.T) {
 func TestNothingButJoinWithoutACertificate(t *testing.T) {
 	p := newTestPlane(t)
 	s := startServer(t, p, "127.0.0.1:0", nil)
-	l, err := dial(s.address, pinnedTLS(pki.ServerName, p.ca.Fingerprint()))
+	l, err := dial(t.Context(), s.address, pinnedTLS(pki.ServerName, p.ca.Fingerprint()))
 	check(t, err)
 	defer l.Close()
 	api := sessionpb.NewSessionClient(l)

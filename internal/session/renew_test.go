@@ -71,7 +71,7 @@ func TestLapsedCertificateRenewsAndNothingElse(t *testing.T) {
 	wantCode(t, err, CodeExpired)
 	_, _, err = c.Sign(t.Context(), PurposeSession, mustKey(t))
 	check(t, err)
-	l, err := dial(s.address, provenTLS(pki.ServerName, c.current))
+	l, err := dial(t.Context(), s.address, provenTLS(pki.ServerName, c.current))
 	check(t, err)
 	defer l.Close()
 	_, err = c.greet(t.Context(), l)

@@ -24,8 +24,8 @@ import (
 // MaxMessage is the size of the largest message, in bytes, either way.
 const MaxMessage = 4 << 20
 
-// DefaultHeartbeat is how long a stream is idle before the server probes its peer. A peer that is silent for another
-// heartbeat is dead; to the peer, a server that is silent for three.
+// DefaultHeartbeat is how long a stream is idle before the server probes its peer. Either end counts the other as dead
+// when it was silent for three: a machine that is merely short of CPU answers within that.
 const DefaultHeartbeat = 4 * time.Second
 
 // heartbeatHeader tells a peer the server's heartbeat, in milliseconds.
@@ -110,7 +110,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage),
 		grpc.MaxConcurrentStreams(4), grpc.MaxHeaderListSize(16<<10), grpc.ConnectionTimeout(connectTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
-			Time: s.cfg.Heartbeat, Timeout: s.cfg.Heartbeat, MaxConnectionIdle: time.Minute,
+			Time: s.cfg.Heartbeat, Timeout: 2 * s.cfg.Heartbeat, MaxConnectionIdle: time.Minute,
 		}),
 		// Memory of ten thousand connections: windows that do not grow, and small buffers.
 		grpc.StaticStreamWindowSize(64<<10), grpc.StaticConnWindowSize(64<<10),

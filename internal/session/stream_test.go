@@ -136,7 +136,7 @@ func TestManyStreamsOfOneIdentity(t *testing.T) {
 		check(t, err)
 		all.Go(func() {
 			for range 5 {
-				l, err := dial(s.address, provenTLS(one.cfg.ServerName, one.current))
+				l, err := dial(t.Context(), s.address, provenTLS(one.cfg.ServerName, one.current))
 				if err == nil {
 					_, _ = one.greet(t.Context(), l)
 					_ = l.Close()

@@ -21,7 +21,7 @@ func rawStream(t *testing.T, p *testPlane, s *testServer, who Identity) downStre
 	c, err := NewClient(ClientConfig{Servers: []string{s.address}, Log: logger(t)})
 	check(t, err)
 	check(t, c.Join(t.Context(), p.token(who, time.Hour), ""))
-	l, err := dial(s.address, provenTLS(pki.ServerName, c.current))
+	l, err := dial(t.Context(), s.address, provenTLS(pki.ServerName, c.current))
 	check(t, err)
 	t.Cleanup(func() { _ = l.Close() })
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
