@@ -56,6 +56,7 @@ func (s *server) Observe(ctx context.Context) (engine.Observation, error) {
 	if o.SystemID, err = s.systemID(); err != nil {
 		return engine.Observation{}, fmt.Errorf("read the dataset's lineage: %w", err)
 	}
+	s.tidyLogs()
 	if o.Role == orrery.RolePrimary {
 		if err := s.settleSync(ctx, o.Replicas); err != nil {
 			s.log.Warn("synchronous replication could not be put on", "error", err)

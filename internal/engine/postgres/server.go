@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -36,6 +37,9 @@ type server struct {
 	// syncMu guards the change of synchronous_standby_names, which Apply and Observe both drive.
 	syncMu sync.Mutex
 	wanted *engine.Desired // of the last Apply
+
+	tidyMu sync.Mutex
+	tidied time.Time
 }
 
 // maxSocketPath is the size of sun_path less its end (unix(7)).
