@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,9 @@ import (
 
 // startTime bounds the start of a server: opening etcd, reading the whole state.
 const startTime = 2 * time.Minute
+
+// reportTime bounds how long a start waits for what this machine's engines say of themselves.
+const reportTime = 15 * time.Second
 
 func serverCommand() *cobra.Command {
 	var common commonFlags
@@ -121,18 +125,24 @@ func runPlane(ctx context.Context, f serverFlags, a agentFlags, p paths, common 
 	})
 }
 
-// whenHostReports calls done when this machine has said what it can run: before that nothing can be asked of it.
+// whenHostReports calls done when this machine has said what it can run, and what the parameters of that are: before
+// that little can be asked of it. A machine that says nothing for a while keeps nobody waiting.
 func (s *server) whenHostReports(ctx context.Context, done func()) {
-	err := s.store.WaitFor(ctx, nil, func() (bool, error) {
+	wait, cancel := context.WithTimeout(ctx, reportTime)
+	defer cancel()
+	err := s.store.WaitFor(wait, nil, func() (bool, error) {
 		for _, h := range s.store.Hosts.By("name", s.flags.name) {
 			_, present := s.store.Presences.Get(h.ID)
-			return present && h.Status.AgentVersion == version, nil
+			return present && h.Status.AgentVersion == version && !slices.ContainsFunc(h.Status.Engines, func(e orrery.EngineVersion) bool {
+				return len(s.store.Catalogues.By("name", e.Engine+"-"+e.Version)) == 0
+			}), nil
 		}
 		return false, nil
 	})
-	if err == nil {
-		done()
+	if err != nil && ctx.Err() == nil {
+		s.log.Warn("this machine has not said yet what its engines can do", "waited", reportTime)
 	}
+	done()
 }
 
 // startServer is newServer within its time.

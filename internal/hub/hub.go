@@ -77,7 +77,7 @@ func (h *Hub) Run(ctx context.Context) error {
 
 func concerns(ch store.Change) bool {
 	switch ch.Collection {
-	case "instances", "datastores", "hosts", "plans":
+	case "instances", "datastores", "hosts", "plans", "catalogues":
 		return true
 	}
 	return false
@@ -106,7 +106,7 @@ func (h *Hub) route(ch store.Change) {
 				h.refreshAgent(o.ID)
 				return
 			}
-		case *orrery.Plan:
+		case *orrery.Plan, *orrery.ParameterCatalogue:
 			h.refreshAll()
 			return
 		}
@@ -209,12 +209,23 @@ func (h *Hub) wishForAgent(host string) (any, error) {
 		}
 		wish.Places = append(wish.Places, placeWish(ds, in, now, was, token))
 	}
-	if hst, ok := h.Store.Hosts.Get(host); ok && !hst.Spec.Cordoned && h.Warm > 0 {
+	if hst, ok := h.Store.Hosts.Get(host); ok && !hst.Spec.Cordoned {
 		for _, e := range hst.Status.Engines {
-			wish.Warm = append(wish.Warm, session.WarmWish{Engine: e.Engine, Version: e.Version, Count: h.Warm})
+			if n := h.warm(e); n > 0 {
+				wish.Warm = append(wish.Warm, session.WarmWish{Engine: e.Engine, Version: e.Version, Count: n})
+			}
 		}
 	}
 	return wish, nil
+}
+
+// warm is how many prepared places a host holds of an engine version: at least one until the version has told its
+// parameters, which only a prepared place can.
+func (h *Hub) warm(e orrery.EngineVersion) int {
+	if c := h.Store.Catalogues.By("name", e.Engine+"-"+e.Version); len(c) == 0 {
+		return max(h.Warm, 1)
+	}
+	return h.Warm
 }
 
 func (h *Hub) plan(name string) (*orrery.Plan, error) {

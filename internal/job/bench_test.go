@@ -2,6 +2,7 @@ package job_test
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"github.com/orrery-db/orrery"
@@ -28,14 +29,16 @@ func BenchmarkJob(b *testing.B) {
 			before := revision()
 			b.ResetTimer()
 			ids := make(chan string, b.N)
-			go func() {
-				defer close(ids)
-				for i := range b.N {
-					ids <- enqueue(b, s, "k", fmt.Sprintf("ds-%d", i))
-				}
-			}()
-			for id := range ids {
-				waitState(b, s, id, orrery.JobSucceeded)
+			var next atomic.Int64
+			for range 16 {
+				go func() {
+					for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
+						ids <- enqueue(b, s, "k", fmt.Sprintf("ds-%d", i))
+					}
+				}()
+			}
+			for range b.N {
+				waitState(b, s, <-ids, orrery.JobSucceeded)
 			}
 			b.StopTimer()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "jobs/s")

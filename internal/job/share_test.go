@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/orrery-db/orrery"
 	"github.com/orrery-db/orrery/internal/job"
@@ -128,43 +129,111 @@ func TestServersShareTheWorkAndAnyMayDie(t *testing.T) {
 
 func object(i int) string { return fmt.Sprintf("pr-%d", i) }
 
-// TestZombieCannotWrite freezes a server in a step until another has finished its job.
+// TestZombieCannotWrite has a server lose its claim in a step, and go on when another server is in the same step.
 func TestZombieCannotWrite(t *testing.T) {
 	s := storetest.New(t)
-	entered, free, wrote := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	entered, inherited, free, wrote := make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	k := kind("k", "one")
-	serve(t, config(s, "zombie", defs(map[string]do{"one": func(_ context.Context, c *job.Context) error {
+	stop := serve(t, config(s, "zombie", defs(map[string]do{"one": func(ctx context.Context, c *job.Context) error {
 		close(entered)
-		<-free
+		<-ctx.Done() // it is told
+		<-inherited
 		_, err := c.Update(context.Background(), func(tx *store.Tx) error {
 			return s.Projects.Insert(tx, &orrery.Project{Meta: orrery.Meta{ID: "pr-1", Name: "harm"}})
 		})
 		wrote <- err
 		c.SetResult("of the zombie")
-		return nil
+		return nil // and it is not stored
 	}}), k))
 	id := enqueue(t, s, "k", "ds-1")
 	<-entered
 	second := storetest.Second(t, s)
 	serve(t, config(second, "heir", defs(map[string]do{"one": func(_ context.Context, c *job.Context) error {
+		close(inherited)
+		<-free
 		c.SetResult("of the heir")
 		return nil
 	}}), k))
 	if _, err := s.Update(t.Context(), func(tx *store.Tx) error { return s.Claims.Delete(tx, id) }); err != nil {
 		t.Fatal(err)
 	}
-	j := waitState(t, s, id, orrery.JobSucceeded)
-	close(free)
 	if err := <-wrote; err == nil {
 		t.Error("a server without the claim could write")
 	}
-	if got := string(j.Steps[0].Result); got != `"of the heir"` {
-		t.Errorf("the result is %s", got)
+	stop() // returns when the zombie's run is over
+	if j, _ := s.Jobs.Get(id); j.State != orrery.JobRunning || j.Owner != "heir" || j.Steps[0].Result != nil {
+		t.Errorf("after the zombie was through the job is %+v", j)
 	}
-	after, _ := s.Jobs.Get(id)
-	if after.Revision != j.Revision {
-		t.Error("the job was written after its end")
+	close(free)
+	if j := waitState(t, s, id, orrery.JobSucceeded); string(j.Steps[0].Result) != `"of the heir"` {
+		t.Errorf("the result is %s", j.Steps[0].Result)
 	}
+}
+
+// older queues a job that is older than those there are, as one that came by a server whose clock is behind.
+func older(j *orrery.Job) func(*store.Tx, *store.Store) error {
+	return func(tx *store.Tx, s *store.Store) error {
+		if err := job.Enqueue(tx, s, j); err != nil {
+			return err
+		}
+		j.CreatedAt = j.CreatedAt.Add(-time.Hour)
+		return s.Jobs.Put(tx, j)
+	}
+}
+
+// TestPlanIsMadeOnWhatIs has another job change the object between plan and claim: first while it still has the object,
+// then when it is through.
+func TestPlanIsMadeOnWhatIs(t *testing.T) {
+	s := storetest.New(t)
+	planning, planned, entered, free := make(chan struct{}, 3), make(chan struct{}, 3), make(chan struct{}), make(chan struct{})
+	var plans atomic.Int32
+	late := kind("late", "quick")
+	plan := late.Plan
+	late.Plan = func(ctx context.Context, j *orrery.Job) ([]orrery.JobStep, error) {
+		plans.Add(1)
+		planning <- struct{}{}
+		<-planned
+		return plan(ctx, j)
+	}
+	cfg := config(s, "a", defs(map[string]do{"quick": nothing}), late, kind("probe", "quick"))
+	cfg.Workers = 1
+	serve(t, cfg)
+	serve(t, config(s, "b", defs(map[string]do{"block": func(context.Context, *job.Context) error {
+		entered <- struct{}{}
+		<-free
+		return nil
+	}}), kind("early", "block")))
+	id := enqueue(t, s, "late", "ds-1")
+	early := func() string {
+		j := &orrery.Job{Kind: "early", Object: "ds-1"}
+		if _, err := s.Update(t.Context(), func(tx *store.Tx) error { return older(j)(tx, s) }); err != nil {
+			t.Fatal(err)
+		}
+		return j.ID
+	}
+	<-planning
+	first := early()
+	<-entered
+	planned <- struct{}{} // the claim meets the lock
+	waitState(t, s, enqueue(t, s, "probe", "ds-2"), orrery.JobSucceeded)
+	if j, _ := s.Jobs.Get(id); j.State != orrery.JobQueued {
+		t.Fatalf("the job is %s while another has its object", j.State)
+	}
+	free <- struct{}{}
+	waitState(t, s, first, orrery.JobSucceeded)
+	<-planning
+	second := early()
+	<-entered
+	free <- struct{}{}
+	waitState(t, s, second, orrery.JobSucceeded)
+	planned <- struct{}{} // the object is free, and not as it was
+	<-planning
+	planned <- struct{}{}
+	waitState(t, s, id, orrery.JobSucceeded)
+	if plans.Load() != 3 {
+		t.Errorf("it was planned %d times, want 3", plans.Load())
+	}
+	noLeftovers(t, s)
 }
 
 // TestForerunnersClaimsAreDropped has a server come back while the lease of its dead process still stands.

@@ -20,8 +20,16 @@ type Target struct {
 	// Reloadable and Restart are each a parameter and a legal value, other than its default: taken on while running, and
 	// at a restart. Restart.Name is empty where the engine has none such.
 	Reloadable, Restart Setting
+	// Extra are the driver's own tests, each on an instance with an empty folder.
+	Extra []Extra
 	// FiltersSources: the engine keeps clients out by their address also within the loopback network.
 	FiltersSources bool
+}
+
+// Extra is a driver's own test, which borrows the suite's way of keeping a server.
+type Extra struct {
+	Name string
+	Test func(t *testing.T, in *Instance)
 }
 
 // Setting is a parameter with a value.
@@ -81,6 +89,11 @@ func Run(t *testing.T, target Target) {
 		{"CloneDies", s.cloneDies},
 	} {
 		t.Run(c.name, c.test)
+	}
+	for _, x := range target.Extra {
+		t.Run(x.Name, func(t *testing.T) {
+			x.Test(t, &Instance{s.newMember(t, "in-1000000000000000", orrery.RolePrimary)})
+		})
 	}
 }
 

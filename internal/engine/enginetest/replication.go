@@ -143,7 +143,7 @@ func (s *suite) replicationIn(t *testing.T, mode orrery.ReplicationMode) {
 	if mode == orrery.ReplicationSync {
 		eventually(t, "the primary counts its replicas", func() error {
 			if o := a.observe(t); len(o.Sync) != 2 {
-				return fmt.Errorf("Sync = %v", o.Sync)
+				return fmt.Errorf("it counts %v", o.Sync)
 			}
 			return nil
 		})

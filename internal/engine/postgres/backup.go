@@ -124,14 +124,16 @@ func newUnpacker(dir string) (*unpacker, error) {
 func (u *unpacker) finish() error {
 	_ = u.PipeWriter.Close()
 	err := <-u.ended
-	u.ended <- nil // for close
+	u.ended <- err // for close
 	return err
 }
 
 // close ends the unpacking wherever it is.
 func (u *unpacker) close() {
 	_ = u.CloseWithError(errors.New("cut off"))
-	<-u.ended
+	if err := <-u.ended; err != nil { // of being cut off, or told by finish already
+		u.ended <- err
+	}
 }
 
 func unpack(dir string, r io.Reader) error {

@@ -136,8 +136,8 @@ func (s *server) ownSettings(d engine.Desired) map[string]string {
 		"ssl_cert_file": d.TLS.Cert, "ssl_key_file": d.TLS.Key, "ssl_ca_file": d.TLS.CA, "password_encryption": "scram-sha-256",
 		"superuser_reserved_connections": "5",
 		// Replication. Slots and senders for 15 members, each of which may come back while its old connection lingers.
-		"hot_standby": "on", "max_wal_senders": "40", "max_replication_slots": "40", "wal_sender_timeout": "30s",
-		"wal_receiver_timeout": "30s", "wal_retrieve_retry_interval": "250ms", "recovery_target_timeline": "latest",
+		"hot_standby": "on", "max_wal_senders": "40", "max_replication_slots": "40",
+		"wal_retrieve_retry_interval": "250ms", "recovery_target_timeline": "latest",
 		"fsync": "on", "full_page_writes": "on", "restart_after_crash": "on",
 		// One syncfs instead of opening every file before crash recovery.
 		"recovery_init_sync_method": "syncfs",
@@ -148,7 +148,7 @@ func (s *server) ownSettings(d engine.Desired) map[string]string {
 	if _, ok := d.Parameters["timezone"]; !ok {
 		own["timezone"] = "UTC"
 	}
-	if s.hasLibrary(statStatements) {
+	if s.hasStatStatements() {
 		own["shared_preload_libraries"] = statStatements
 	}
 	if s.major >= 17 {
@@ -190,12 +190,19 @@ func primaryConninfo(d engine.Desired) string {
 }
 
 // raiseForReplay keeps settings that a standby must have no less of than its primary had (the manual, "Hot Standby:
-// Administrator's Overview") at the primary's values, which pg_control carries, while those are higher.
+// Administrator's Overview") at the primary's values, which pg_control carries, while those are higher. They wait for a
+// restart after the primary's.
 func (s *server) raiseForReplay(ctx context.Context, values map[string]string) error {
 	out, err := s.run(ctx, s.program("pg_controldata"), "-D", s.data())
 	if err != nil {
 		return fmt.Errorf("read what replay needs: %w: %s", err, lastLines(out, 3))
 	}
+	var held []string
+	defer func() {
+		s.heldMu.Lock()
+		defer s.heldMu.Unlock()
+		s.held = held
+	}()
 	for line := range strings.Lines(string(out)) {
 		name, value, _ := strings.Cut(line, " setting:")
 		switch name {
@@ -213,6 +220,7 @@ func (s *server) raiseForReplay(ctx context.Context, values map[string]string) e
 		}
 		if own, err := strconv.Atoi(values[name]); err != nil || own < needed {
 			values[name] = strconv.Itoa(needed)
+			held = append(held, name)
 		}
 	}
 	return nil
@@ -231,7 +239,9 @@ func quoteConninfo(v string) string {
 // slotName is an instance's replication slot: slots know no hyphens.
 func slotName(instance string) string { return strings.ReplaceAll(instance, "-", "_") }
 
-// writeFile replaces a file by renaming, where its content differs, and tells whether it did.
+// writeFile replaces a file by renaming, where its content differs, and tells whether it did. It is not synced to disk:
+// Configure comes before each start, and writes what a crash of the machine has damaged anew. The one file that is read
+// back, sync.conf, is.
 func writeFile(path, text string) (bool, error) {
 	old, err := os.ReadFile(path)
 	if err == nil && string(old) == text {
@@ -244,7 +254,10 @@ func writeFile(path, text string) (bool, error) {
 	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err == nil {
 		_, err = f.WriteString(text)
-		err = errors.Join(err, f.Sync(), f.Close())
+		if filepath.Base(path) == confSync {
+			err = errors.Join(err, f.Sync())
+		}
+		err = errors.Join(err, f.Close())
 	}
 	if err == nil {
 		err = os.Rename(tmp, path)

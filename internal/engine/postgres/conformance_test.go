@@ -17,7 +17,7 @@ func TestMain(m *testing.M) { unpriv.Main(m) }
 
 func TestConformance(t *testing.T) {
 	enginetest.Run(t, enginetest.Target{
-		Driver: postgres.New(postgres.Config{}), Connect: connect, FiltersSources: true,
+		Driver: postgres.New(postgres.Config{}), Connect: connect, FiltersSources: true, Extra: extra,
 		Reloadable: enginetest.Setting{Name: "work_mem", Value: "7MB"},
 		Restart:    enginetest.Setting{Name: "max_connections", Value: "77"},
 	})

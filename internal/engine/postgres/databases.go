@@ -36,11 +36,7 @@ func (a *applier) makeDatabases(ctx context.Context) error {
 				WithHint("Drop or rename the database, or take another name."))
 			continue
 		case !there:
-			if _, err := a.c.Exec(ctx, `INSERT INTO orrery.object (kind, name, oid) VALUES ('database', $1, 0)
-				ON CONFLICT (kind, name) DO UPDATE SET oid = 0, applied = ''`, db.Name); err != nil {
-				return fmt.Errorf("register the database %q: %w", db.Name, err)
-			}
-			if _, err := a.c.Exec(ctx, "CREATE DATABASE "+ident(db.Name)+" OWNER "+ident(a.ownerOf(db))); err != nil {
+			if err := a.makeDatabase(ctx, db); err != nil {
 				return fmt.Errorf("make the database %q: %w", db.Name, err)
 			}
 			made = true
@@ -49,8 +45,8 @@ func (a *applier) makeDatabases(ctx context.Context) error {
 				return fmt.Errorf("give the database %q its owner: %w", db.Name, err)
 			}
 		}
-		if !there || a.st.register[[2]string{"database", db.Name}].OID == 0 {
-			if _, err := a.c.Exec(ctx, `UPDATE orrery.object SET oid = d.oid FROM pg_database d WHERE kind = 'database' AND name = $1 AND d.datname = $1`, db.Name); err != nil {
+		if there && a.st.register[[2]string{"database", db.Name}].OID == 0 {
+			if err := a.transaction(ctx, []string{registerDatabase(db.Name)}); err != nil {
 				return fmt.Errorf("register the database %q: %w", db.Name, err)
 			}
 			made = true
@@ -64,6 +60,30 @@ func (a *applier) makeDatabases(ctx context.Context) error {
 		a.st = st
 	}
 	return err
+}
+
+// makeDatabase takes the spare one where it is still there.
+func (a *applier) makeDatabase(ctx context.Context, db orrery.Database) error {
+	owner := ident(a.ownerOf(db))
+	if x, ok := a.st.databases[spare]; ok && x.Owner == superuser {
+		delete(a.st.databases, spare)
+		return a.transaction(ctx, []string{
+			"ALTER DATABASE " + spare + " RENAME TO " + ident(db.Name), "ALTER DATABASE " + ident(db.Name) + " OWNER TO " + owner, registerDatabase(db.Name),
+		})
+	}
+	intent := "INSERT INTO orrery.object (kind, name, oid) VALUES ('database', " + literal(db.Name) + ", 0) ON CONFLICT (kind, name) DO UPDATE SET oid = 0, applied = ''"
+	if err := a.transaction(ctx, []string{intent}); err != nil {
+		return err
+	}
+	if _, err := a.c.Exec(ctx, "CREATE DATABASE "+ident(db.Name)+" OWNER "+owner); err != nil {
+		return err
+	}
+	return a.transaction(ctx, []string{registerDatabase(db.Name)})
+}
+
+func registerDatabase(name string) string {
+	return "INSERT INTO orrery.object (kind, name, oid) SELECT 'database', datname, oid FROM pg_database WHERE datname = " + literal(name) +
+		" ON CONFLICT (kind, name) DO UPDATE SET oid = excluded.oid, applied = ''"
 }
 
 // dropDatabases drops databases that Orrery made and nobody wants any more, whoever is connected.
@@ -100,9 +120,10 @@ func (a *applier) grant(ctx context.Context) error {
 			continue
 		}
 		err := a.s.with(ctx, db.Name, func(c *conn) error {
-			_, err := c.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
+			_, err := c.Exec(ctx, "SET synchronous_commit = off; "+sql, pgx.QueryExecModeSimpleProtocol)
 			return err
 		})
+		a.changed = true
 		if err != nil {
 			return fmt.Errorf("grant the rights in %q: %w", db.Name, err)
 		}
@@ -122,7 +143,7 @@ func (a *applier) grant(ctx context.Context) error {
 func (a *applier) grantSQL(db orrery.Database) (sql string, barred []string) {
 	name := ident(db.Name)
 	extension := ""
-	if a.s.hasLibrary(statStatements) {
+	if a.s.hasStatStatements() {
 		extension = "CREATE EXTENSION IF NOT EXISTS " + statStatements + " WITH SCHEMA public;"
 	}
 	list := []string{"REVOKE ALL ON DATABASE " + name + " FROM PUBLIC", fmt.Sprintf(publicSQL, extension)}

@@ -36,8 +36,13 @@ func (s *server) Observe(ctx context.Context) (engine.Observation, error) {
 		if standby {
 			o.Role = orrery.RoleReplica
 		}
-		o.PendingRestart, err = s.pending.get(ctx, c, load)
-		return err
+		if o.PendingRestart, err = s.pending.get(ctx, c, load); err != nil || !standby {
+			return err
+		}
+		s.heldMu.Lock()
+		defer s.heldMu.Unlock()
+		o.PendingRestart = slices.Compact(slices.Sorted(slices.Values(append(o.PendingRestart, s.held...))))
+		return nil
 	})
 	if err != nil {
 		return engine.Observation{}, err
@@ -51,6 +56,7 @@ func (s *server) Observe(ctx context.Context) (engine.Observation, error) {
 	if o.SystemID, err = s.systemID(); err != nil {
 		return engine.Observation{}, fmt.Errorf("read the dataset's lineage: %w", err)
 	}
+	s.tidyLogs()
 	if o.Role == orrery.RolePrimary {
 		if err := s.settleSync(ctx, o.Replicas); err != nil {
 			s.log.Warn("synchronous replication could not be put on", "error", err)

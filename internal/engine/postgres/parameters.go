@@ -3,10 +3,12 @@ package postgres
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/orrery-db/orrery"
@@ -21,19 +23,19 @@ const catalogueSQL = `SELECT jsonb_agg(jsonb_build_object('name', name, 'type', 
 // rowRE is how single-user mode prints a column (debugtup in printtup.c).
 var rowRE = regexp.MustCompile(`(?m)^\s+1: catalogue = "(.*)"\s+\(typeid = \d+, len = -?\d+, typmod = -?\d+, byval = [tf]\)\s*$`)
 
-// Parameters asks the server itself, in single-user mode on the dataset: nothing listens, and nobody else may run. Where
-// a server runs, that one is asked.
+// Parameters gives what the server itself told when the dataset was made; else it is asked: where one runs over its
+// socket, where none runs in single-user mode on the dataset.
 func (s *server) Parameters(ctx context.Context) ([]orrery.Parameter, error) {
 	key := s.version.Full + " " + s.version.Dir
 	s.driver.mu.Lock()
 	known, ok := s.driver.catalogues[key]
 	s.driver.mu.Unlock()
 	if ok {
-		return known, nil
+		return slices.Clone(known), nil
 	}
 	text, err := s.askCatalogue(ctx)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("ask PostgreSQL %s for its parameters: %w", s.version.Full, err)
 	}
 	list, err := parseCatalogue(text)
 	if err != nil {
@@ -42,10 +44,29 @@ func (s *server) Parameters(ctx context.Context) ([]orrery.Parameter, error) {
 	s.driver.mu.Lock()
 	s.driver.catalogues[key] = list
 	s.driver.mu.Unlock()
-	return list, nil
+	return slices.Clone(list), nil
+}
+
+// catalogueFile is kept for each release, as minor ones may differ.
+func (s *server) catalogueFile() string { return s.conf("parameters-" + s.version.Full + ".json") }
+
+// keepCatalogue keeps what single-user mode told.
+func (s *server) keepCatalogue(out []byte) error {
+	m := rowRE.FindSubmatch(out)
+	if m == nil {
+		return fmt.Errorf("no parameters in %q", lastLines(out, 5))
+	}
+	if err := os.MkdirAll(s.path("conf"), 0o700); err != nil {
+		return diskError(fmt.Errorf("make the folder of the configuration: %w", err))
+	}
+	_, err := writeFile(s.catalogueFile(), string(m[1]))
+	return err
 }
 
 func (s *server) askCatalogue(ctx context.Context) (string, error) {
+	if b, err := os.ReadFile(s.catalogueFile()); err == nil && json.Valid(b) {
+		return string(b), nil
+	}
 	pid, err := s.FindProcess()
 	if err != nil {
 		return "", err
@@ -56,21 +77,17 @@ func (s *server) askCatalogue(ctx context.Context) (string, error) {
 		return text, err
 	}
 	if ok, err := s.Prepared(); err != nil || !ok {
-		return "", orrery.Errorf(orrery.KindConflict, "the parameters are asked of a prepared dataset").WithCode("not_prepared").WithCause(err)
+		return "", errors.Join(orrery.Errorf(orrery.KindConflict, "the parameters are asked of a prepared dataset").WithCode("not_prepared"), err)
 	}
-	args := []string{"--single", "-D", s.data(), "-c", "config_file=/dev/null", "-c", "hba_file=/dev/null", "-c", "ident_file=/dev/null"}
-	if s.hasLibrary(statStatements) {
-		args = append(args, "-c", "shared_preload_libraries="+statStatements)
+	out, err := s.single(ctx, s.data(), catalogueSQL)
+	if err == nil {
+		err = s.keepCatalogue(out)
 	}
-	out, err := s.runWith(ctx, catalogueSQL+"\n", s.program("postgres"), append(args, "template1")...)
 	if err != nil {
-		return "", fmt.Errorf("ask PostgreSQL %s for its parameters: %w: %s", s.version.Full, err, lastLines(out, 5))
+		return "", err
 	}
-	m := rowRE.FindSubmatch(out)
-	if m == nil {
-		return "", fmt.Errorf("ask PostgreSQL %s for its parameters: no answer in %q", s.version.Full, lastLines(out, 5))
-	}
-	return string(m[1]), nil
+	b, err := os.ReadFile(s.catalogueFile())
+	return string(b), err
 }
 
 func parseCatalogue(text string) ([]orrery.Parameter, error) {
@@ -104,9 +121,9 @@ func parseCatalogue(text string) ([]orrery.Parameter, error) {
 // statStatements is preloaded where its library is installed (Debian has it in the server's package, others in contrib).
 const statStatements = "pg_stat_statements"
 
-func (s *server) hasLibrary(name string) bool {
+func (s *server) hasStatStatements() bool {
 	for _, dir := range []string{"lib", "lib/postgresql", "lib64"} {
-		if _, err := os.Stat(filepath.Join(filepath.Dir(s.version.Dir), dir, name+".so")); err == nil {
+		if _, err := os.Stat(filepath.Join(filepath.Dir(s.version.Dir), dir, statStatements+".so")); err == nil {
 			return true
 		}
 	}

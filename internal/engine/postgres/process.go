@@ -6,11 +6,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/orrery-db/orrery"
 	"github.com/orrery-db/orrery/internal/engine"
 )
 
@@ -56,7 +58,7 @@ func (s *server) FindProcess() (int, error) {
 		return 0, fmt.Errorf("find the server's process: %w", err)
 	}
 	for _, pid := range serversIn(data) {
-		if !serverIn(parent(pid), data) && !orphan(pid) {
+		if serverIn(pid, data) && !serverIn(parent(pid), data) && !orphan(pid) {
 			return pid, nil
 		}
 	}
@@ -74,22 +76,56 @@ func (s *server) endLeftovers() error {
 	if err != nil {
 		return fmt.Errorf("look for processes of a dead server: %w", err)
 	}
+	var left []int
 	for _, pid := range serversIn(data) {
+		if isLogger(pid) {
+			continue // it holds no shared memory, and ends when it has written down what the others said
+		}
 		s.log.Warn("end a process that a dead server left", "pid", pid)
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("end the left process %d: %w", pid, err)
 		}
+		left = append(left, pid)
 	}
-	return nil
+	return awaitEnd(left)
 }
 
-// serversIn lists the PostgreSQL processes that work in a dataset.
+// awaitEnd waits until killed processes have let go of everything, which they have when they are zombies: the links of
+// /proc fail before the memory is given back. They are nobody's children here, so nothing else tells.
+func awaitEnd(pids []int) error {
+	deadline := time.NewTimer(10 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		pids = slices.DeleteFunc(pids, func(pid int) bool { return !alive(pid) })
+		if len(pids) == 0 {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			return orrery.Errorf(orrery.KindUnavailable, "processes of an earlier server do not end: %v", pids).WithCode("leftover_processes").
+				WithHint("They may wait for a disk that does not answer.")
+		}
+	}
+}
+
+func isLogger(pid int) bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
+	return err == nil && strings.HasPrefix(string(b), "postgres: ") && strings.HasSuffix(strings.TrimRight(string(b), "\x00 "), "logger")
+}
+
+// serversIn lists the PostgreSQL processes that work in a dataset, and those there that are about to end.
 func serversIn(data string) []int {
 	found, _ := filepath.Glob("/proc/[0-9]*/cwd") // the pattern is well-formed
 	var pids []int
 	for _, link := range found {
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(link)))
-		if err == nil && serverIn(pid, data) {
+		if err != nil {
+			continue
+		}
+		if is, ending := inspect(pid, data); is || ending {
 			pids = append(pids, pid)
 		}
 	}
@@ -99,15 +135,26 @@ func serversIn(data string) []int {
 // serverIn tells whether a process is a live PostgreSQL server working in a dataset. The shell that execs it, and an
 // initdb, are not.
 func serverIn(pid int, data string) bool {
+	is, _ := inspect(pid, data)
+	return is
+}
+
+// inspect looks at what a process is. One whose program cannot be told any more is ending: its memory is being given back.
+func inspect(pid int, data string) (is, ending bool) {
 	proc := "/proc/" + strconv.Itoa(pid)
 	cwd, err := os.Readlink(proc + "/cwd")
-	if err != nil || cwd != data {
-		return false
+	if err != nil || cwd != data || !alive(pid) {
+		return false, false
 	}
 	exe, err := os.Readlink(proc + "/exe")
-	if err != nil || filepath.Base(strings.TrimSuffix(exe, " (deleted)")) != "postgres" {
-		return false
+	if err != nil {
+		return false, true
 	}
+	return filepath.Base(strings.TrimSuffix(exe, " (deleted)")) == "postgres", false
+}
+
+// alive tells whether a process still holds anything.
+func alive(pid int) bool {
 	state, _ := procStat(pid)
 	return state != "Z" && state != "X" && state != ""
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/orrery-db/orrery"
 )
@@ -117,32 +118,41 @@ func rejected(m []string) *orrery.Error {
 }
 
 // tellingRE picks the lines that may tell why a server ended.
-var tellingRE = regexp.MustCompile(`FATAL:|PANIC:|could not |invalid value for parameter|outside the valid range|unrecognized configuration`)
+var tellingRE = regexp.MustCompile(`FATAL:|PANIC:|could not |invalid value for parameter|outside the valid range|unrecognized configuration|No space left`)
 
-// whyDead explains why no server runs: from what it said before it opened its log, and from the end of its log.
+var clientRE = regexp.MustCompile(`^\S+ \S+ \S+ \[\d+\] \S+@\S+ `)
+
+// whyDead explains why no server runs: by what it said before it opened its log, which start.log has of the last start
+// only, else by the end of its log.
 func (s *server) whyDead() error {
-	var text string
-	if b, err := os.ReadFile(s.path("run", startLog)); err == nil {
-		text = string(b)
+	words := telling(tail(s.path("run", startLog), 16<<10))
+	if logs := s.logs(); words == "" && len(logs) > 0 {
+		words = telling(tail(logs[len(logs)-1], 16<<10))
 	}
-	if logs := s.logs(); len(logs) > 0 {
-		text += tail(logs[len(logs)-1], 16<<10)
-	}
-	cause := errNotUp
-	var last []string
-	for line := range strings.Lines(text) {
-		if tellingRE.MatchString(line) {
-			last = append(last, strings.TrimSpace(line))
-		}
-		if strings.Contains(line, "starting PostgreSQL") {
-			last = nil // of an earlier start
-		}
-	}
-	if len(last) == 0 {
+	if words == "" {
 		return fmt.Errorf("%w: it does not run", errNotUp)
 	}
-	words := strings.Join(last, "; ")
-	cause = fmt.Errorf("%w: %s", cause, words)
+	return explain(words)
+}
+
+// telling gives the lines that may tell why a server ended, of the last start that a log has.
+func telling(text string) string {
+	var last []string
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, "starting PostgreSQL") {
+			last = nil
+		}
+		// Clients' troubles bear a user@database; see log_line_prefix.
+		if tellingRE.MatchString(line) && !clientRE.MatchString(line) {
+			last = append(last, strings.TrimSpace(line))
+		}
+	}
+	return strings.Join(last, "; ")
+}
+
+// explain gives a server's last words a meaning.
+func explain(words string) error {
+	cause := fmt.Errorf("%w: %s", errNotUp, words)
 	for _, f := range failures {
 		if m := f.re.FindStringSubmatch(words); m != nil {
 			return f.make(m).WithCause(cause)
@@ -161,6 +171,16 @@ func (s *server) logs() []string {
 	found, _ := filepath.Glob(filepath.Join(s.logDir, logPrefix+"*.log")) // the pattern is well-formed
 	slices.Sort(found)
 	return found
+}
+
+// tidyLogs prunes now and then, as the server itself only ever adds files.
+func (s *server) tidyLogs() {
+	s.tidyMu.Lock()
+	defer s.tidyMu.Unlock()
+	if time.Since(s.tidied) > 10*time.Minute {
+		s.tidied = time.Now()
+		s.pruneLogs()
+	}
 }
 
 func (s *server) pruneLogs() {

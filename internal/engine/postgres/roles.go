@@ -23,19 +23,41 @@ type applier struct {
 	st *state
 	// problems that concern one object do not keep the others from being applied.
 	problems []error
+	// changed tells that something was committed that may not have reached the disk yet.
+	changed bool
 }
 
 func (a *applier) run(ctx context.Context) error {
+	// Each commit would wait for the disk. Together they wait once, at the end: the log is written in order.
+	if _, err := a.c.Exec(ctx, "SET synchronous_commit = off"); err != nil {
+		return err
+	}
 	var err error
 	if a.st, err = readState(ctx, a.c); err != nil {
 		return err
 	}
+	a.changed = a.st.fresh
 	for _, step := range []func(context.Context) error{a.makeRoles, a.makeDatabases, a.grant, a.dropDatabases, a.dropRoles} {
 		if err := step(ctx); err != nil {
 			return errors.Join(append(a.problems, diskError(err))...)
 		}
 	}
+	if a.changed {
+		if err := a.flush(ctx); err != nil {
+			return err
+		}
+	}
 	return errors.Join(a.problems...)
+}
+
+// flush waits until all that was committed is on disk, by one more commit that does.
+func (a *applier) flush(ctx context.Context) error {
+	_, err := a.c.Exec(ctx, `BEGIN; SET LOCAL synchronous_commit = local; INSERT INTO orrery.object (kind, name, oid) VALUES ('flush', '', 0)
+		ON CONFLICT (kind, name) DO UPDATE SET applied = ''; COMMIT`, pgx.QueryExecModeSimpleProtocol)
+	if err != nil {
+		return diskError(fmt.Errorf("flush what was applied: %w", err))
+	}
+	return nil
 }
 
 // defaultOwner is who owns databases that name nobody, and what removed users leave behind.
@@ -86,7 +108,7 @@ func (a *applier) makeRoles(ctx context.Context) error {
 		makesRoles := u.Access == orrery.AccessAdmin && a.s.major >= 16
 		makesDatabases := u.Access == orrery.AccessAdmin
 		name := ident(u.Name)
-		attributes := "LOGIN " + flag(makesDatabases, "CREATEDB") + flag(makesRoles, "CREATEROLE") + "PASSWORD '" + u.Secret + "'"
+		attributes := "LOGIN " + attribute(makesDatabases, "CREATEDB") + attribute(makesRoles, "CREATEROLE") + "PASSWORD '" + u.Secret + "'"
 		switch {
 		case !there:
 			batch = append(batch, "CREATE ROLE "+name+" "+attributes)
@@ -165,6 +187,7 @@ func (a *applier) transaction(ctx context.Context, statements []string) error {
 	if len(statements) == 0 {
 		return nil
 	}
+	a.changed = true
 	_, err := a.c.Exec(ctx, "BEGIN;\n"+strings.Join(statements, ";\n")+";\nCOMMIT", pgx.QueryExecModeSimpleProtocol)
 	if err != nil {
 		_, _ = a.c.Exec(ctx, "ROLLBACK")
@@ -180,6 +203,7 @@ func (a *applier) dropRoles(ctx context.Context) error {
 			continue
 		}
 		if a.st.ownRole(name) {
+			a.changed = true
 			if _, err := a.c.Exec(ctx, "ALTER ROLE "+ident(name)+" NOLOGIN"); err != nil {
 				return fmt.Errorf("lock the user %q out: %w", name, err)
 			}
@@ -226,7 +250,7 @@ func (a *applier) handOver(ctx context.Context, name string, going bool) error {
 	return nil
 }
 
-func flag(on bool, word string) string {
+func attribute(on bool, word string) string {
 	if on {
 		return word + " "
 	}

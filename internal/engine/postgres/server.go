@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,9 +32,14 @@ type server struct {
 	// The kept connection of Observe, which may run beside any other method.
 	kept    keptConn
 	pending pendingCache
+	heldMu  sync.Mutex
+	held    []string // settings of a standby that are kept above what is wanted until its primary has come down
 	// syncMu guards the change of synchronous_standby_names, which Apply and Observe both drive.
 	syncMu sync.Mutex
 	wanted *engine.Desired // of the last Apply
+
+	tidyMu sync.Mutex
+	tidied time.Time
 }
 
 // maxSocketPath is the size of sun_path less its end (unix(7)).

@@ -46,6 +46,7 @@ type registered struct {
 
 // state is what is inside the server.
 type state struct {
+	fresh     bool // it was set up just now
 	roles     map[string]role
 	databases map[string]database
 	register  map[[2]string]registered
@@ -61,7 +62,7 @@ func readState(ctx context.Context, c *conn) (*state, error) {
 			return nil, fmt.Errorf("set up the register: %w", err)
 		}
 	}
-	st := &state{roles: map[string]role{}, databases: map[string]database{}, register: map[[2]string]registered{}}
+	st := &state{fresh: !there, roles: map[string]role{}, databases: map[string]database{}, register: map[[2]string]registered{}}
 	rows, _ := c.Query(ctx, `SELECT r.oid, r.rolname::text, coalesce(r.rolpassword, ''), r.rolcanlogin, r.rolcreatedb, r.rolcreaterole,
 		coalesce((SELECT array_agg(g.rolname::text) FROM pg_auth_members m JOIN pg_authid g ON g.oid = m.roleid WHERE m.member = r.oid AND m.grantor = 10), '{}')
 		FROM pg_authid r WHERE r.rolname NOT LIKE 'pg\_%'`)

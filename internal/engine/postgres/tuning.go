@@ -63,7 +63,9 @@ func tune(z size, major int) []setting {
 		{"log_lock_waits", "on"},
 		{"log_temp_files", "10MB"},
 		{"log_autovacuum_min_duration", "10min"},
-		// Dead clients are noticed in two minutes.
+		// Dead members are noticed in half a minute, dead clients in two.
+		{"wal_sender_timeout", "30s"},
+		{"wal_receiver_timeout", "30s"},
 		{"tcp_keepalives_idle", "60"},
 		{"tcp_keepalives_interval", "15"},
 		{"tcp_keepalives_count", "4"},
