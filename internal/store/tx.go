@@ -1,6 +1,7 @@
 package store
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -14,8 +15,9 @@ import (
 type Tx struct {
 	s         *Store
 	now       time.Time
-	items     map[string]item // by key
-	order     []string        // keys of written items, in the order of first writing
+	items     map[string]item   // by key
+	order     []string          // keys of written items, in the order of first writing
+	names     map[string]string // of unique names that the transaction has given, and to which ID
 	essential bool
 }
 
@@ -45,7 +47,7 @@ type operation struct {
 
 func (s *Store) newTx() *Tx {
 	// Without the monotonic clock, and of the precision that JSON and people keep.
-	return &Tx{s: s, now: time.Now().UTC().Round(0), items: map[string]item{}}
+	return &Tx{s: s, now: time.Now().UTC().Round(0), items: map[string]item{}, names: map[string]string{}}
 }
 
 // Essential marks a transaction that finishes or frees what is under way, such as a job's checkpoint or an observer's
@@ -74,6 +76,7 @@ type txItem[T any, P Object[T]] struct {
 	obj    *T        // the private copy
 	state  itemState
 	leased bool
+	queued bool
 }
 
 // item finds the object in the transaction, reading it where it was not yet.
@@ -208,28 +211,49 @@ func (c *Collection[T, P]) insert(tx *Tx, obj *T, leased bool) error {
 	} else {
 		it.state = itemInsert
 	}
-	tx.wrote(c.key(m.ID))
+	it.wrote(tx)
 	return nil
 }
 
-// checkName tells early, from the cache, what etcd would refuse at commit.
+// checkName tells early, from the cache and the transaction, what etcd would refuse at commit.
 func (c *Collection[T, P]) checkName(tx *Tx, m *orrery.Meta) error {
 	if !c.schema.unique {
 		return nil
 	}
 	for _, name := range nameKey(m) {
-		others, err := c.TxBy(tx, "name", name)
-		if err != nil {
-			return err
-		}
-		for _, o := range others {
-			if P(o).GetMeta().ID != m.ID {
+		key := c.nameKey(name)
+		for _, holder := range append(c.holders(name), tx.names[key]) {
+			if holder != "" && holder != m.ID && c.stillNamed(tx, holder, name) {
 				return orrery.Errorf(orrery.KindConflict, "the name %q is taken by another %s", m.Name, c.noun).
 					WithCode("name_taken").WithHint("Choose another name.")
 			}
 		}
+		tx.names[key] = m.ID
 	}
 	return nil
+}
+
+// holders are the IDs that the cache has under a name: one at most.
+func (c *Collection[T, P]) holders(name string) (ids []string) {
+	tree := c.tree("name")
+	c.s.mu.RLock()
+	defer c.s.mu.RUnlock()
+	tree.Ascend(posting[T]{key: name}, func(p posting[T]) bool {
+		if p.key == name {
+			ids = append(ids, p.id)
+		}
+		return p.key == name
+	})
+	return ids
+}
+
+// stillNamed tells whether an object that had a name has it in this transaction too.
+func (c *Collection[T, P]) stillNamed(tx *Tx, id, name string) bool {
+	it, ok := tx.items[c.key(id)].(*txItem[T, P])
+	if !ok || it.state == itemRead {
+		return true
+	}
+	return it.there() && slices.Contains(nameKey(P(it.obj).GetMeta()), name)
 }
 
 // Put replaces an object that the transaction has read with TxGet or TxBy, or inserted, and sets UpdatedAt. An object
@@ -244,7 +268,7 @@ func (c *Collection[T, P]) Put(tx *Tx, obj *T) error {
 	if it.state == itemRead {
 		it.state = itemPut
 	}
-	tx.wrote(c.key(m.ID))
+	it.wrote(tx)
 	return c.checkName(tx, m)
 }
 
@@ -258,17 +282,16 @@ func (c *Collection[T, P]) Delete(tx *Tx, id string) error {
 	if it.base == nil {
 		it.state = itemGone
 	}
-	tx.wrote(c.key(id))
+	it.wrote(tx)
 	return nil
 }
 
-func (tx *Tx) wrote(key string) {
-	for _, k := range tx.order {
-		if k == key {
-			return
-		}
+// wrote puts an item among those that are written at commit.
+func (it *txItem[T, P]) wrote(tx *Tx) {
+	if !it.queued {
+		it.queued = true
+		tx.order = append(tx.order, it.c.key(it.id))
 	}
-	tx.order = append(tx.order, key)
 }
 
 // code makes "parameter_catalogue_not_found" of a noun with a space.

@@ -13,11 +13,14 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.uber.org/zap"
+
+	"github.com/orrery-db/orrery"
 )
 
 // DefaultQuota is the size in bytes up to which the embedded etcd's file may grow. At some 2 KiB an object it is far
@@ -26,6 +29,9 @@ const DefaultQuota = 4 << 30
 
 // SocketName is the name of the unix socket within Config.Dir.
 const SocketName = "etcd.sock"
+
+// maxSocketPath is what sockaddr_un has room for on Linux, but for the final zero; see unix(7).
+const maxSocketPath = 107
 
 // Config says how to run the embedded etcd.
 type Config struct {
@@ -65,6 +71,7 @@ type Server struct {
 	client *clientv3.Client
 	dir    string
 	log    *zapCore
+	lock   *os.File
 	close  sync.Once
 }
 
@@ -72,6 +79,11 @@ type Server struct {
 func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Dir == "" || cfg.Log == nil {
 		return nil, errors.New("start etcd: Dir and Log are wanted")
+	}
+	if socket := filepath.Join(cfg.Dir, SocketName); len(socket) > maxSocketPath {
+		return nil, orrery.Errorf(orrery.KindInvalid, "the path of the folder %s is too long", cfg.Dir).WithCode("path_too_long").
+			WithHint("Unix sockets have paths of at most %d bytes: use a folder with a path of at most %d.",
+				maxSocketPath, maxSocketPath-len(SocketName)-1)
 	}
 	log := newZapCore(cfg.Log)
 	ec, err := embedConfig(cfg, log)
@@ -81,6 +93,20 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of etcd: %w", err)
 	}
+	lock, err := lockDir(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	s, err := start(ctx, cfg, ec)
+	if err != nil {
+		_ = lock.Close()
+		return nil, err
+	}
+	s.log, s.lock = log, lock
+	return s, nil
+}
+
+func start(ctx context.Context, cfg Config, ec *embed.Config) (*Server, error) {
 	e, err := embed.StartEtcd(ec)
 	if err != nil {
 		return nil, fmt.Errorf("start etcd in %s: %w", cfg.Dir, err)
@@ -100,7 +126,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	client := v3client.New(e.Server)
 	client.Maintenance = maintenance{client.Maintenance, e}
-	return &Server{etcd: e, client: client, dir: cfg.Dir, log: log}, nil
+	return &Server{etcd: e, client: client, dir: cfg.Dir}, nil
 }
 
 // maintenance defragments without etcd's health service, which a client within the process does not have and which
@@ -134,6 +160,7 @@ func (s *Server) Close() error {
 		s.log.calm.Store(true)
 		err = s.client.Close()
 		s.etcd.Close()
+		_ = s.lock.Close()
 	})
 	if err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("close the client of etcd: %w", err)
@@ -221,4 +248,19 @@ func setMember(ec *embed.Config, m *Member) error {
 	}
 	setTLS(&ec.PeerTLSInfo, m.TLS)
 	return nil
+}
+
+// lockDir makes sure that no other process uses the folder: etcd itself would wait for it without a word. The lock
+// goes with the process, however it ends.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the folder of etcd: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, orrery.Errorf(orrery.KindConflict, "another server uses the state in %s", dir).WithCode("state_in_use").WithCause(err).
+			WithHint("Stop it first, or give this one another folder.")
+	}
+	return f, nil
 }
