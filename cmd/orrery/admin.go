@@ -17,13 +17,14 @@ import (
 	"github.com/orrery-db/orrery/internal/cli"
 	"github.com/orrery-db/orrery/internal/control"
 	"github.com/orrery-db/orrery/internal/hypervisor/process"
+	"github.com/orrery-db/orrery/internal/seal"
 	"github.com/orrery-db/orrery/internal/store"
 	"github.com/orrery-db/orrery/internal/store/etcd"
 )
 
 func adminCommand(system cli.Config) *cobra.Command {
 	cmd := &cobra.Command{Use: "admin", Short: "Look after a plane from the machine it runs on", GroupID: cli.GroupHost}
-	cmd.AddCommand(resetTokenCommand(system), destroyCommand())
+	cmd.AddCommand(snapshotCommand(), restoreCommand(), resetTokenCommand(system), destroyCommand())
 	return cmd
 }
 
@@ -41,50 +42,158 @@ func (f *stateFlags) add(cmd *cobra.Command) {
 	}
 }
 
-// open opens the state beside a running server, or by itself where none runs.
-func (f *stateFlags) open(ctx context.Context, log *slog.Logger) (*store.Store, func(), error) {
+// openEtcd reaches the etcd of a running server, or starts the embedded one where none runs.
+func (f *stateFlags) openEtcd(ctx context.Context, log *slog.Logger) (*clientv3.Client, func(), error) {
 	p := f.common.paths()
-	var client *clientv3.Client
-	var closers []func() error
-	done := func() {
-		for i := len(closers) - 1; i >= 0; i-- {
-			_ = closers[i]()
-		}
-	}
 	endpoints := f.server.dialConfig(log)
-	lock, _, err := takeLock(p.lock())
-	switch {
-	case err != nil:
-		return nil, nil, err
-	case len(endpoints.Endpoints) == 0 && lock != nil: // nobody runs it: run it ourselves
-		closers = append(closers, func() error { lock.release(); return nil })
-		embedded, err := etcd.Start(ctx, etcd.Config{Dir: p.etcd(), Log: log})
+	if len(endpoints.Endpoints) > 0 {
+		client, err := etcd.Dial(ctx, endpoints)
 		if err != nil {
-			done()
-			return nil, nil, fmt.Errorf("start etcd: %w", err)
-		}
-		closers = append(closers, embedded.Close)
-		client = embedded.Client()
-	default:
-		if lock != nil {
-			lock.release()
-		}
-		if len(endpoints.Endpoints) == 0 {
-			endpoints.Endpoints = []string{"unix://" + filepath.Join(p.etcd(), etcd.SocketName)}
-		}
-		if client, err = etcd.Dial(ctx, endpoints); err != nil {
 			return nil, nil, fmt.Errorf("connect to etcd: %w", err)
 		}
-		closers = append(closers, client.Close)
+		return client, func() { _ = client.Close() }, nil
+	}
+	lock, _, err := takeLock(p.lock())
+	if err != nil {
+		return nil, nil, err
+	}
+	if lock == nil { // a plane runs: its etcd answers on its socket
+		endpoints.Endpoints = []string{"unix://" + filepath.Join(p.etcd(), etcd.SocketName)}
+		client, err := etcd.Dial(ctx, endpoints)
+		if err != nil {
+			return nil, nil, fmt.Errorf("connect to the plane's etcd: %w", err)
+		}
+		return client, func() { _ = client.Close() }, nil
+	}
+	embedded, err := etcd.Start(ctx, etcd.Config{Dir: p.etcd(), Log: log})
+	if err != nil {
+		lock.release()
+		return nil, nil, fmt.Errorf("start etcd: %w", err)
+	}
+	return embedded.Client(), func() { _ = embedded.Close(); lock.release() }, nil
+}
+
+// open opens the state itself.
+func (f *stateFlags) open(ctx context.Context, log *slog.Logger) (*store.Store, func(), error) {
+	client, done, err := f.openEtcd(ctx, log)
+	if err != nil {
+		return nil, nil, err
 	}
 	f.server.name += "-admin"
-	st, err := openStore(ctx, client, f.server, p, log)
+	st, err := openStore(ctx, client, f.server, f.common.paths(), log)
 	if err != nil {
 		done()
 		return nil, nil, err
 	}
-	closers = append(closers, st.Close)
-	return st, done, nil
+	return st, func() { _ = st.Close(); done() }, nil
+}
+
+func snapshotCommand() *cobra.Command {
+	var f stateFlags
+	cmd := &cobra.Command{
+		Use: "snapshot FILE", Short: "Write the whole state of the plane into a file", Args: cobra.ExactArgs(1),
+		Long: `Write everything that the plane knows into one file, at one moment, while it runs or while it is down.
+Secrets stay sealed in it: keep the root key (server/root.key in the data folder) too, apart from the file.
+The databases' own data is not in it.`,
+		Example: "  orrery admin snapshot /backup/plane-$(date +%F).snap",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, done, err := f.openEtcd(cmd.Context(), slog.New(slog.DiscardHandler))
+			if err != nil {
+				return err
+			}
+			defer done()
+			tmp, err := os.CreateTemp(filepath.Dir(args[0]), ".orrery-snapshot-*")
+			if err != nil {
+				return fmt.Errorf("make the file: %w", err)
+			}
+			defer os.Remove(tmp.Name())
+			info, err := store.WriteSnapshot(cmd.Context(), client, f.server.etcdPrefix, tmp)
+			if err == nil {
+				err = tmp.Sync()
+			}
+			if err := errors.Join(err, tmp.Close()); err != nil {
+				return fmt.Errorf("write the snapshot: %w", err)
+			}
+			if err := os.Rename(tmp.Name(), args[0]); err != nil {
+				return fmt.Errorf("write the snapshot: %w", err)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %d objects at revision %d.\nKeep the root key as well: %s\n", args[0], info.Keys, info.Revision, f.common.paths().rootKey())
+			return nil
+		},
+	}
+	f.add(cmd)
+	return cmd
+}
+
+func restoreCommand() *cobra.Command {
+	var f stateFlags
+	var force bool
+	var key string
+	cmd := &cobra.Command{
+		Use: "restore FILE", Short: "Make the state of the plane what a snapshot says", Args: cobra.ExactArgs(1),
+		Long: `Restore a snapshot into an empty state. The plane must be down. On a new machine give the root key as well.
+Hosts and databases that are in the snapshot are found again when the plane starts.`,
+		Example: "  orrery admin restore /backup/plane.snap --root-key /backup/root.key\n  orrery up",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p := f.common.paths()
+			lock, holder, err := takeLock(p.lock())
+			if err != nil {
+				return err
+			}
+			if lock == nil {
+				return orrery.Errorf(orrery.KindConflict, "the plane runs (process %d)", holder).WithCode("running").WithHint("Stop it first: orrery down.")
+			}
+			lock.release()
+			in, err := os.Open(args[0])
+			if err != nil {
+				return orrery.Invalid("FILE", "the snapshot cannot be read").WithCause(err)
+			}
+			defer in.Close()
+			if key != "" {
+				if err := placeKey(key, p); err != nil {
+					return err
+				}
+			}
+			client, done, err := f.openEtcd(cmd.Context(), slog.New(slog.DiscardHandler))
+			if err != nil {
+				return err
+			}
+			defer done()
+			sealer, err := seal.OpenKeyFile(p.rootKey(), false)
+			if err != nil {
+				return fmt.Errorf("open the root key: %w", err)
+			}
+			info, err := store.Restore(cmd.Context(), store.RestoreConfig{Client: client, Prefix: f.server.etcdPrefix, Sealer: sealer, Force: force}, in)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "Restored %d objects of revision %d. Start the plane with: orrery up\n", info.Keys, info.Revision)
+			return nil
+		},
+	}
+	f.add(cmd)
+	cmd.Flags().BoolVar(&force, "force", false, "replace a state that is not empty")
+	cmd.Flags().StringVar(&key, "root-key", "", "file with the root key that the snapshot's secrets are sealed under")
+	return cmd
+}
+
+// placeKey puts a root key where the server looks for it; one that is there and differs is not overwritten.
+func placeKey(file string, p paths) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return orrery.Invalid("--root-key", "the key cannot be read").WithCause(err)
+	}
+	have, err := os.ReadFile(p.rootKey())
+	if err == nil && string(have) != string(b) {
+		return orrery.Errorf(orrery.KindConflict, "%s holds another key", p.rootKey()).WithHint("Move it away first; what it sealed cannot be read without it.")
+	}
+	if err := os.MkdirAll(p.server(), 0o700); err != nil {
+		return fmt.Errorf("make the server's folder: %w", err)
+	}
+	if err := os.WriteFile(p.rootKey(), b, 0o600); err != nil {
+		return fmt.Errorf("put the root key in place: %w", err)
+	}
+	return nil
 }
 
 func resetTokenCommand(system cli.Config) *cobra.Command {

@@ -4,12 +4,15 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/orrery-db/orrery"
 	"github.com/orrery-db/orrery/internal/api"
 	"github.com/orrery-db/orrery/internal/control"
 	"github.com/orrery-db/orrery/internal/store"
+	"github.com/orrery-db/orrery/internal/store/storetest"
 )
 
 const demo = stores + "/demo"
@@ -343,4 +346,39 @@ func TestConnection(t *testing.T) {
 	if l := into[list](t, p.ok("GET", demo+"/endpoints", nil)); l.Items[0].Role != "primary" {
 		t.Fatalf("%+v", l)
 	}
+}
+
+func TestDiskLow(t *testing.T) {
+	var free atomic.Uint64
+	free.Store(1000)
+	cfg := storetest.Config(t)
+	cfg.Watchdog = store.WatchdogConfig{Dir: "/anywhere", LowBytes: 100, ResumeBytes: 200, FloorBytes: 50, Interval: time.Millisecond,
+		FreeBytes: func(string) (uint64, error) { return free.Load(), nil }}
+	p := newPlaneOn(t, storetest.Open(t, cfg))
+	p.addHost()
+	p.create("demo")
+	writable := func(want bool) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); ; {
+			s := into[api.Status](t, p.ok("GET", "/v1/status", nil))
+			if s.Writable == want && (s.Message == "") == want {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%+v", s)
+			}
+		}
+	}
+	free.Store(80)
+	writable(false)
+	for _, tc := range [][3]string{{"POST", stores, `{"name":"more","spec":{"engine":"postgres"}}`}, {"PATCH", demo, `{"spec":{"instances":2}}`},
+		{"POST", demo + "/users", `{"name":"eve"}`}, {"DELETE", demo, ""}, {"POST", "/v1/projects", `{"name":"x"}`}} {
+		if pr := p.refused(503, "disk_low", "", tc[0], tc[1], tc[2]); pr.Hint == "" {
+			t.Fatal("no hint")
+		}
+	}
+	p.ok("GET", demo, nil)
+	free.Store(1000)
+	writable(true)
+	p.ok("PATCH", demo, `{"spec":{"instances":2}}`)
 }

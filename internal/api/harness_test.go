@@ -41,7 +41,12 @@ type option func(*api.Config)
 
 func newPlane(t testing.TB, options ...option) *plane {
 	t.Helper()
-	p := &plane{t: t, store: storetest.New(t), log: &logBuffer{}}
+	return newPlaneOn(t, storetest.New(t), options...)
+}
+
+func newPlaneOn(t testing.TB, s *store.Store, options ...option) *plane {
+	t.Helper()
+	p := &plane{t: t, store: s, log: &logBuffer{}}
 	p.control = newControl(t, p.store, p.log)
 	if _, err := p.control.EnsureDefaults(t.Context(), "process"); err != nil {
 		t.Fatal(err)

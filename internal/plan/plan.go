@@ -85,6 +85,9 @@ func Create(o Observed) []orrery.JobStep {
 	if n > 1 {
 		steps = append(steps, step(ReadyMembers, MembersArgs{Ordinals: all[1:]}, "Clone and start %s", count(n-1, "replica")))
 	}
+	if n > 1 && o.Datastore.Spec.Replication == orrery.ReplicationSync {
+		steps = append(steps, step(Settle, GenerationArgs{o.Datastore.Generation}, "Wait until commits wait for replicas"))
+	}
 	return steps
 }
 

@@ -64,7 +64,7 @@ func serving(generation int64) func(*orrery.Instance) (bool, string, error) {
 			return false, "", orrery.Errorf(orrery.KindConflict, "%s: %s", in.Name, place.Message).WithCode("place_failed")
 		case slices.Contains(hopeless, db.ErrorCode):
 			return false, "", orrery.Errorf(orrery.KindConflict, "%s: %s", in.Name, db.Message).WithCode(db.ErrorCode)
-		case observe.Serves(in) && db.AppliedGeneration >= generation:
+		case observe.Serves(in) && db.AppliedGeneration >= generation && db.AppliedSpec >= in.Generation:
 			return true, "", nil
 		case db.Message != "":
 			return false, "says: " + db.Message, nil
@@ -100,9 +100,19 @@ func (s *Steps) settle(ctx context.Context, c *job.Context) error {
 	if err := c.Args(&args); err != nil {
 		return err
 	}
+	ds, ok := s.store.Datastores.Get(c.Job.Object)
+	if !ok {
+		return orrery.NotFound("datastore", c.Job.Object)
+	}
 	serve := serving(args.Generation)
 	return s.wait(ctx, c, func(in *orrery.Instance) bool { return !in.Spec.Absent }, func(in *orrery.Instance) (bool, string, error) {
 		db := in.Status.Database
+		if done, what, err := serve(in); done && ds.Spec.Replication == orrery.ReplicationSync && ds.Spec.Instances > 1 &&
+			in.Spec.Role == orrery.RolePrimary && len(db.Sync) == 0 {
+			return false, "waits for its synchronous replicas", nil
+		} else if done {
+			return done, what, err
+		}
 		if in.Spec.Stopped && db.State == orrery.DatabaseStopped && db.AppliedGeneration >= args.Generation {
 			return true, "", nil
 		}
@@ -115,6 +125,11 @@ func (s *Steps) restart(ctx context.Context, c *job.Context) error {
 	var args plan.RestartArgs
 	if err := c.Args(&args); err != nil {
 		return err
+	}
+	if args.IfPending { // what waits for a restart is known of a member that serves
+		if err := s.wait(ctx, c, among([]int{args.Ordinal}), serving(0)); err != nil {
+			return err
+		}
 	}
 	asked := false
 	_, err := c.Update(ctx, func(tx *store.Tx) error {

@@ -55,9 +55,24 @@ func (c *Collection[T, P]) topics(ch *Change, yield func(Topic)) {
 const (
 	// historySize is how many changes can be replayed to a watcher that comes back.
 	historySize = 4096
-	// watchBuffer is how many changes a watcher may be behind before it is cut off.
-	watchBuffer = 256
+	// watchBuffer is how many changes a watcher may be behind before it is cut off, and objectBuffer the same for one that
+	// watches single objects only: of those there may be tens of thousands, and the buffer is most of what each takes.
+	watchBuffer  = 256
+	objectBuffer = 24
 )
+
+// buffer is how many changes a watcher of the topics may be behind.
+func buffer(topics []Topic) int {
+	for _, t := range topics {
+		if t.Index != "" || t.Key == "" {
+			return watchBuffer
+		}
+	}
+	if len(topics) == 0 {
+		return watchBuffer
+	}
+	return objectBuffer
+}
 
 // subscriptions are all watchers, found by what they watch. mu stands before Store.mu.
 type subscriptions struct {
@@ -227,7 +242,7 @@ func (s *Store) Watch(ctx context.Context, filter func(Change) bool, fromRevisio
 			}
 		}
 	}
-	changes := make(chan Change, len(replay)+watchBuffer)
+	changes := make(chan Change, len(replay)+buffer(topics))
 	for _, ch := range replay {
 		changes <- ch
 	}

@@ -190,12 +190,19 @@ func primaryConninfo(d engine.Desired) string {
 }
 
 // raiseForReplay keeps settings that a standby must have no less of than its primary had (the manual, "Hot Standby:
-// Administrator's Overview") at the primary's values, which pg_control carries, while those are higher.
+// Administrator's Overview") at the primary's values, which pg_control carries, while those are higher. They wait for a
+// restart after the primary's.
 func (s *server) raiseForReplay(ctx context.Context, values map[string]string) error {
 	out, err := s.run(ctx, s.program("pg_controldata"), "-D", s.data())
 	if err != nil {
 		return fmt.Errorf("read what replay needs: %w: %s", err, lastLines(out, 3))
 	}
+	var held []string
+	defer func() {
+		s.heldMu.Lock()
+		defer s.heldMu.Unlock()
+		s.held = held
+	}()
 	for line := range strings.Lines(string(out)) {
 		name, value, _ := strings.Cut(line, " setting:")
 		switch name {
@@ -213,6 +220,7 @@ func (s *server) raiseForReplay(ctx context.Context, values map[string]string) e
 		}
 		if own, err := strconv.Atoi(values[name]); err != nil || own < needed {
 			values[name] = strconv.Itoa(needed)
+			held = append(held, name)
 		}
 	}
 	return nil

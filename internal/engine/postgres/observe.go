@@ -36,8 +36,13 @@ func (s *server) Observe(ctx context.Context) (engine.Observation, error) {
 		if standby {
 			o.Role = orrery.RoleReplica
 		}
-		o.PendingRestart, err = s.pending.get(ctx, c, load)
-		return err
+		if o.PendingRestart, err = s.pending.get(ctx, c, load); err != nil || !standby {
+			return err
+		}
+		s.heldMu.Lock()
+		defer s.heldMu.Unlock()
+		o.PendingRestart = slices.Compact(slices.Sorted(slices.Values(append(o.PendingRestart, s.held...))))
+		return nil
 	})
 	if err != nil {
 		return engine.Observation{}, err

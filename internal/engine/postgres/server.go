@@ -32,6 +32,8 @@ type server struct {
 	// The kept connection of Observe, which may run beside any other method.
 	kept    keptConn
 	pending pendingCache
+	heldMu  sync.Mutex
+	held    []string // settings of a standby that are kept above what is wanted until its primary has come down
 	// syncMu guards the change of synchronous_standby_names, which Apply and Observe both drive.
 	syncMu sync.Mutex
 	wanted *engine.Desired // of the last Apply
