@@ -39,7 +39,7 @@ build: ## Build bin/orrery
 
 .PHONY: up
 up: setup build ## Start Orrery here, with a first datastore called demo
-	@bin/orrery up
+	@bin/orrery up --demo
 
 .PHONY: down
 down: build ## Stop the plane; databases keep running, data stays

@@ -101,6 +101,8 @@ type DatabaseStatus struct {
 	Sync []string `json:"sync,omitempty"`
 	// AppliedGeneration is the datastore generation that the keeper has wholly taken on.
 	AppliedGeneration int64 `json:"applied_generation,omitempty"`
+	// AppliedSpec is the generation of the instance's own spec (its plan) that the keeper has wholly taken on.
+	AppliedSpec int64 `json:"applied_spec,omitempty"`
 	// AppliedRestartSeq is the last restart that was done.
 	AppliedRestartSeq int64 `json:"applied_restart_seq,omitempty"`
 	// PendingRestart names the parameters that wait for a restart.

@@ -3,8 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
+	"io"
 	"os"
+	"os/exec"
 	"strings"
 	"time"
 
@@ -35,7 +36,7 @@ The command line finds it from then on by itself.`,
 				defer stop()
 				return runPlane(ctx, f, a, p, common)
 			}
-			return up(cmd, system, p, f, demo)
+			return up(cmd, system, p, demo)
 		},
 	}
 	common.add(cmd.Flags())
@@ -47,7 +48,7 @@ The command line finds it from then on by itself.`,
 }
 
 // up starts the plane in the background with the flags of this very command, unless it runs.
-func up(cmd *cobra.Command, system cli.Config, p paths, f serverFlags, demo bool) error {
+func up(cmd *cobra.Command, system cli.Config, p paths, demo bool) error {
 	ctx := cmd.Context()
 	out := cmd.OutOrStdout()
 	begin := time.Now()
@@ -77,8 +78,7 @@ func up(cmd *cobra.Command, system cli.Config, p paths, f serverFlags, demo bool
 			return err
 		}
 	}
-	tellUp(out, c, p, f, system, demo)
-	return nil
+	return tellUp(ctx, out, c, p, system, demo)
 }
 
 // backgroundArgs are this command's flags without its name and what only the foreground needs.
@@ -94,38 +94,51 @@ func backgroundArgs(args []string) []string {
 	return out
 }
 
-// makeDemo makes the first datastore as a user would, with the command that a user would type.
+// makeDemo makes the first datastore as a user would, with the command that a user would type. One that is there stays
+// as it is.
 func makeDemo(ctx context.Context, system cli.Config) error {
-	if cli.Exists(ctx, system, "demo") {
-		return nil
-	}
 	root := cli.New(system)
-	if code := cli.Execute(ctx, root, []string{"datastore", "create", "demo", "--instances", "2"}); code != 0 {
-		return orrery.Errorf(orrery.KindUnavailable, "the datastore demo could not be made; what went wrong is said above").
-			WithHint("Try again with: orrery datastore create demo --instances 2")
+	if code := cli.Execute(ctx, root, []string{"datastore", "create", demoName, "--instances", "2", "--if-missing"}); code != 0 {
+		return orrery.Errorf(orrery.KindUnavailable, "the datastore %s could not be made; what went wrong is said above", demoName).
+			WithHint("Try again with: orrery datastore create %s --instances 2", demoName)
 	}
 	return nil
 }
 
-func tellUp(out interface{ Write([]byte) (int, error) }, c cli.Context, p paths, f serverFlags, system cli.Config, demo bool) {
-	_, port, _ := net.SplitHostPort(f.sessionListen)
+const demoName = "demo"
+
+// tellUp says where the plane is, how to get in, and what to do next.
+func tellUp(ctx context.Context, out io.Writer, c cli.Context, p paths, system cli.Config, demo bool) error {
 	fmt.Fprintf(out, `
-  API      %s/v1   (docs at %s/docs)
-  login    the administrator's token is in %s
-           this user's command line has it already (%s)
-  data     %s, log %s
-  hosts    further machines join at port %s: orrery host join-token
-`, c.Server, c.Server, p.adminToken(), cli.ContextFile(system.ConfigDir), p.root, p.log(), port)
+Orrery    %s
+docs      %s/docs
+login     your command line is logged in (%s)
+          the administrator's token is in %s
+data      %s
+log       %s
+`, c.Server, c.Server, cli.ContextFile(system.ConfigDir), p.adminToken(), p.root, p.log())
 	if !demo {
-		fmt.Fprint(out, "\nNext: orrery datastore create demo --instances 2\n")
-		return
+		fmt.Fprint(out, "\nNext:\n  orrery datastore create demo --instances 2\n")
+		return nil
 	}
-	fmt.Fprint(out, `
-Try next:
-  bin/orrery datastore connect demo -c 'select version()'
-  bin/orrery datastore create shop --instances 3 --replication sync
-  bin/orrery parameter set demo work_mem=16MB
-`)
+	line, err := cli.ShellLine(ctx, system, demoName)
+	if err != nil {
+		return err
+	}
+	self := "orrery"
+	if _, err := exec.LookPath(self); err != nil {
+		self = os.Args[0]
+	}
+	fmt.Fprintf(out, `
+A shell on %[2]s:
+  %[3]s
+
+Three things to try:
+  %[1]s datastore connect %[2]s -c 'select version()'
+  %[1]s datastore create shop --instances 3 --replication sync
+  %[1]s parameter set %[2]s work_mem=16MB
+`, self, demoName, line)
+	return nil
 }
 
 func downCommand() *cobra.Command {

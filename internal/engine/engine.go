@@ -62,6 +62,8 @@ type Config struct {
 type Desired struct {
 	// Generation is the datastore generation this stems from.
 	Generation int64 `json:"generation"`
+	// InstanceGeneration is the instance's own: it grows with its plan.
+	InstanceGeneration int64 `json:"instance_generation"`
 	// Datastore and Instance are IDs; an instance's ID serves as its name in replication.
 	Datastore string      `json:"datastore"`
 	Instance  string      `json:"instance"`

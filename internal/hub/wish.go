@@ -25,7 +25,7 @@ type facts struct {
 func keeperWish(f facts) session.KeeperWish {
 	spec, in := f.datastore.Spec, f.instance
 	d := engine.Desired{
-		Generation: f.datastore.Generation, Datastore: f.datastore.ID, Instance: in.ID,
+		Generation: f.datastore.Generation, InstanceGeneration: in.Generation, Datastore: f.datastore.ID, Instance: in.ID,
 		Role: in.Spec.Role, Stopped: in.Spec.Stopped, RestartSeq: in.Spec.RestartSeq,
 		Replication: spec.Replication, Address: f.address, // the port is the place's: the keeper knows it before we do
 		CPUMilli: f.plan.CPUMilli, MemoryMiB: f.plan.MemoryMiB, StorageGiB: int64(in.Spec.StorageGiB),

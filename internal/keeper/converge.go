@@ -77,7 +77,7 @@ func (l *loop) beStopped(ctx context.Context, d engine.Desired) error {
 		}
 		l.configured = l.key
 	}
-	l.seen.appliedGeneration = d.Generation
+	l.seen.appliedGeneration, l.seen.appliedSpec = d.Generation, d.InstanceGeneration
 	return nil
 }
 
@@ -297,7 +297,7 @@ func (l *loop) update(ctx context.Context, d engine.Desired) error {
 			return l.unlessDead(ctx, fmt.Errorf("apply users and databases: %w", err))
 		}
 		l.applied = l.key
-		l.seen.appliedGeneration = d.Generation
+		l.seen.appliedGeneration, l.seen.appliedSpec = d.Generation, d.InstanceGeneration
 		l.log.Debug("the wish is taken on", "wish", l.wish.Generation, "generation", d.Generation)
 	}
 	if changed {

@@ -21,6 +21,7 @@ type seen struct {
 	death             *death // why it does not run, or has not run well yet
 	disk              problem
 	appliedGeneration int64
+	appliedSpec       int64 // of the instance
 	observation       *engine.Observation
 	roleOf            string // the wish for which observation was made
 	mute              int    // probes in a row without an answer
@@ -99,7 +100,7 @@ func (l *loop) probe(ctx context.Context) {
 func (l *loop) status() orrery.DatabaseStatus {
 	s := &l.seen
 	st := orrery.DatabaseStatus{
-		State: s.state, Version: l.version.Full, AppliedGeneration: s.appliedGeneration, AppliedRestartSeq: l.mem.RestartSeq,
+		State: s.state, Version: l.version.Full, AppliedGeneration: s.appliedGeneration, AppliedSpec: s.appliedSpec, AppliedRestartSeq: l.mem.RestartSeq,
 		SystemID: l.mem.SystemID, Message: s.note,
 	}
 	if l.proc != nil {

@@ -82,7 +82,7 @@ func (r *robot) converge(ctx context.Context, id string) {
 
 func (r *robot) database(ds *orrery.Datastore, in *orrery.Instance) orrery.DatabaseStatus {
 	db := orrery.DatabaseStatus{State: orrery.DatabaseRunning, Role: in.Spec.Role, Version: "15.1", SystemID: ds.ID,
-		Streaming: in.Spec.Role == orrery.RoleReplica, AppliedGeneration: ds.Generation, AppliedRestartSeq: in.Spec.RestartSeq}
+		Streaming: in.Spec.Role == orrery.RoleReplica, AppliedGeneration: ds.Generation, AppliedSpec: in.Generation, AppliedRestartSeq: in.Spec.RestartSeq}
 	if in.Spec.Stopped {
 		db.State, db.Streaming = orrery.DatabaseStopped, false
 	}
@@ -123,6 +123,6 @@ func (r *robot) nextPort() int {
 }
 
 func same(a, b orrery.DatabaseStatus) bool {
-	return a.State == b.State && a.Role == b.Role && a.Streaming == b.Streaming && a.AppliedGeneration == b.AppliedGeneration &&
+	return a.State == b.State && a.Role == b.Role && a.Streaming == b.Streaming && a.AppliedGeneration == b.AppliedGeneration && a.AppliedSpec == b.AppliedSpec &&
 		a.AppliedRestartSeq == b.AppliedRestartSeq && len(a.PendingRestart) == len(b.PendingRestart) && a.ErrorCode == b.ErrorCode
 }

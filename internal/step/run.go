@@ -64,7 +64,7 @@ func serving(generation int64) func(*orrery.Instance) (bool, string, error) {
 			return false, "", orrery.Errorf(orrery.KindConflict, "%s: %s", in.Name, place.Message).WithCode("place_failed")
 		case slices.Contains(hopeless, db.ErrorCode):
 			return false, "", orrery.Errorf(orrery.KindConflict, "%s: %s", in.Name, db.Message).WithCode(db.ErrorCode)
-		case observe.Serves(in) && db.AppliedGeneration >= generation:
+		case observe.Serves(in) && db.AppliedGeneration >= generation && db.AppliedSpec >= in.Generation:
 			return true, "", nil
 		case db.Message != "":
 			return false, "says: " + db.Message, nil

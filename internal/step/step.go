@@ -84,6 +84,8 @@ func (s *Steps) Kinds() []job.Kind {
 	create.Undone = s.forget
 	remove := kind(KindDelete, plan.Delete)
 	remove.ForwardOnly, remove.TakesOver, remove.Finished, remove.Undone = true, true, s.forget, nil
+	// A creation that a deletion took over, or that failed before it, has taken the datastore along: that is what was asked for.
+	remove.Plan = func(context.Context, *orrery.Job) ([]orrery.JobStep, error) { return plan.Delete(plan.Observed{}), nil }
 	return []job.Kind{create, kind(KindUpdate, plan.Update), kind(KindRestart, plan.Restart),
 		kind(KindPause, plan.Pause), kind(KindResume, plan.Resume), remove}
 }

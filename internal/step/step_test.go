@@ -264,3 +264,29 @@ func TestEveryKindIsWholeOrNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) { jobtest.Torture(t, sc) })
 	}
 }
+
+// TestDeletionOfWhatIsGone: a deletion that waited behind a creation which failed finds nothing, and has what it wanted.
+func TestDeletionOfWhatIsGone(t *testing.T) {
+	w := newWorld(t)
+	var id string
+	update(t, w.store, func(tx *store.Tx) (err error) {
+		id, err = w.enqueue(tx, step.KindDelete, 2)
+		return err
+	})
+	steps := w.steps()
+	r, err := job.New(job.Config{Store: w.store, Kinds: steps.Kinds(), Steps: steps.Defs(), Server: "remover", Log: storetest.Log(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = r.Run(ctx) }()
+	defer func() { cancel(); <-ended }()
+	err = w.store.WaitFor(ctx, nil, func() (bool, error) {
+		j, ok := w.store.Jobs.Get(id)
+		return ok && j.State.Final(), nil
+	})
+	if j, _ := w.store.Jobs.Get(id); err != nil || j.State != orrery.JobSucceeded {
+		t.Fatalf("the deletion is %s: %v, %+v", j.State, err, j.Error)
+	}
+}

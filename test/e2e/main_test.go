@@ -57,7 +57,16 @@ func testContext(t *testing.T, d time.Duration) context.Context {
 // newWorld starts a plane and removes it, with all its databases, at the end: what is left then fails the test.
 func newWorld(t *testing.T, warm int, flags ...string) *world {
 	t.Helper()
-	p, err := plane.New(plane.Options{Binary: binary(t), Warm: warm, Flags: flags, Output: logFile(t)})
+	w := newWorldOf(t, plane.Options{Warm: warm, Flags: flags})
+	w.start(testContext(t, 30*time.Second))
+	return w
+}
+
+// newWorldOf prepares a plane without starting it.
+func newWorldOf(t *testing.T, o plane.Options) *world {
+	t.Helper()
+	o.Binary, o.Output = binary(t), logFile(t)
+	p, err := plane.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +78,6 @@ func newWorld(t *testing.T, warm int, flags ...string) *world {
 			t.Error(err)
 		}
 	})
-	w.start(testContext(t, 30*time.Second))
 	return w
 }
 

@@ -33,6 +33,8 @@ type Options struct {
 	Flags []string
 	// Split runs server and agent as processes of their own.
 	Split bool
+	// Servers are the session addresses of further servers, for the agent of a split plane.
+	Servers []string
 	// Output gets what the plane says; discarded where nil.
 	Output io.Writer
 }
@@ -100,8 +102,10 @@ func (p *Plane) Start(ctx context.Context) error {
 	if !p.Split {
 		return p.server.start(ctx, p.Binary, p.Output, p.Args("up", "--foreground"))
 	}
-	if err := p.StartServer(ctx); err != nil {
-		return err
+	if p.server.pid() == 0 {
+		if err := p.StartServer(ctx); err != nil {
+			return err
+		}
 	}
 	return p.StartAgent(ctx)
 }
@@ -113,7 +117,7 @@ func (p *Plane) StartServer(ctx context.Context) error {
 
 // StartAgent starts the agent alone; the first time it joins with a token that the server makes.
 func (p *Plane) StartAgent(ctx context.Context) error {
-	args := append(p.agentArgs("agent"), "--server", p.Session)
+	args := append(p.agentArgs("agent"), "--server", strings.Join(append([]string{p.Session}, p.Servers...), ","))
 	if !p.joined {
 		c, err := p.Client()
 		if err != nil {
@@ -192,13 +196,15 @@ func (p *Plane) Destroy(ctx context.Context) error {
 	return os.RemoveAll(p.Dir)
 }
 
-// Process is a process that mentions a plane's folder on its command line.
+// Process is a process that mentions a plane's folder on its command line, or works in it.
 type Process struct {
 	PID, PPID int
 	Args      []string
+	Cwd       string // empty where it is not told
 }
 
-// Processes gives all processes whose command line names the folder or something in it.
+// Processes gives all processes whose command line names the folder or something in it, or that work in it: Valkey
+// writes over its command line.
 func Processes(dir string) ([]Process, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -211,10 +217,14 @@ func Processes(dir string) ([]Process, error) {
 			continue
 		}
 		b, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err != nil || !bytes.Contains(b, []byte(dir)) {
+		if err != nil || len(b) == 0 {
+			continue // gone, or a zombie
+		}
+		cwd, _ := os.Readlink(filepath.Join("/proc", e.Name(), "cwd"))
+		if !bytes.Contains(b, []byte(dir)) && !strings.HasPrefix(cwd+"/", dir+"/") {
 			continue
 		}
-		out = append(out, Process{PID: pid, PPID: ppid(pid), Args: strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")})
+		out = append(out, Process{PID: pid, PPID: ppid(pid), Cwd: cwd, Args: strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")})
 	}
 	return out, nil
 }
@@ -245,7 +255,7 @@ func (p *Plane) Postmasters() (map[string]Process, error) {
 	for _, pr := range all {
 		base := filepath.Base(pr.Args[0])
 		if base == "postgres" || strings.HasPrefix(base, "redis-server") || strings.HasPrefix(base, "valkey-server") {
-			out[placeDir(p.Dir, pr.Args)] = pr
+			out[placeDir(p.Dir, append(pr.Args, pr.Cwd))] = pr
 		}
 	}
 	return out, nil

@@ -26,6 +26,7 @@ type options struct {
 	seed    uint64
 	workers int
 	keep    bool
+	out     string
 }
 
 func main() {
@@ -36,6 +37,7 @@ func main() {
 	flag.Uint64Var(&o.seed, "seed", 0, "repeats a run; chosen where 0")
 	flag.IntVar(&o.workers, "workers", 3, "people who change datastores at the same time")
 	flag.BoolVar(&o.keep, "keep", false, "leave the plane running when the check failed")
+	flag.StringVar(&o.out, "out", "", "keep what the plane said in this file, also when the check passed")
 	flag.Parse()
 	if o.seed == 0 {
 		o.seed = rand.Uint64()
@@ -73,8 +75,10 @@ func run(ctx context.Context, o options) (err error) {
 			log.Printf("left running: %s, API %s", p.Dir, p.API)
 			return
 		}
-		if err != nil {
-			saved := filepath.Join(os.TempDir(), fmt.Sprintf("orrery-torture-%d.log", o.seed))
+		if err != nil && o.out == "" {
+			o.out = filepath.Join(os.TempDir(), fmt.Sprintf("orrery-torture-%d.log", o.seed))
+		}
+		if saved := o.out; saved != "" {
 			if b, readErr := os.ReadFile(out.Name()); readErr == nil {
 				_ = os.WriteFile(saved, b, 0o600)
 				log.Printf("what the plane said is in %s", saved)

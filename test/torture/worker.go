@@ -66,7 +66,7 @@ func (w *worker) run(ctx context.Context) error {
 		}
 		// A change is never cut in the middle by the end of the storm: its fate would be unknown.
 		step, cancel := context.WithTimeout(context.WithoutCancel(ctx), 60*time.Second)
-		err = w.act(step, c)
+		err = w.act(step, ctx, c)
 		cancel()
 		var e *orrery.Error
 		if err != nil && !errors.As(err, &e) && !errors.Is(err, context.DeadlineExceeded) {
@@ -86,7 +86,7 @@ func (w *worker) run(ctx context.Context) error {
 }
 
 // act does one thing; what the plane accepted is written down.
-func (w *worker) act(ctx context.Context, c *client.Client) error {
+func (w *worker) act(ctx, storm context.Context, c *client.Client) error {
 	if len(w.mine) == 0 || (len(w.mine) < maxEach && w.rand.IntN(3) == 0) {
 		return w.create(ctx, c)
 	}
@@ -119,7 +119,10 @@ func (w *worker) act(ctx context.Context, c *client.Client) error {
 		return err
 	}
 	if ch != nil && ch.Job != nil && w.rand.IntN(2) == 0 {
-		_, err = c.WaitJob(ctx, ch.Job.ID, nil)
+		// Waiting, though, may end at any time; a person has more to do than to look on.
+		patience, cancel := context.WithTimeout(storm, 15*time.Second)
+		defer cancel()
+		_, err = c.WaitJob(patience, ch.Job.ID, nil)
 		var failed *client.JobFailed
 		if errors.As(err, &failed) {
 			log.Printf("worker %d: %v", w.id, err)

@@ -44,6 +44,7 @@ func Measure(t testing.TB, target Target) []Measurement {
 	timed("connect", func() { a.connect(t, nil) })
 	timed("observe-first", func() { a.observe(t) })
 	timed("observe", func() { a.observe(t) })
+	must(b.Prepare(t.Context())) // as a warm place has
 	timed("clone", func() { must(b.Clone(t.Context(), b.d, nil)) })
 	timed("replica-start", func() { b.start(t); b.awaitReady(t) })
 	timed("replica-streams", func() { b.awaitStreaming(t, a) })

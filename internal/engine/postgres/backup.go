@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"archive/tar"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -74,30 +73,19 @@ func (r *backupReader) data(b []byte) error {
 		b = b[1:]
 		switch kind {
 		case 'd':
-		case 'p':
-			if len(b) == 8 {
-				r.tell(int64(binary.BigEndian.Uint64(b)))
-			}
-			return nil
-		default: // 'n' begins an archive; there is only one
+		default: // 'n' begins an archive, of which there is only one; 'p' tells how far it is, which shows by itself
 			return nil
 		}
 	}
 	if _, err := r.unpacker.Write(b); err != nil {
 		return err
 	}
-	if !r.framed {
-		r.tell(r.done + int64(len(b)))
-	}
-	return nil
-}
-
-func (r *backupReader) tell(done int64) {
-	r.done = done
-	r.total = max(r.total, done) // the size was an estimate
+	r.done += int64(len(b))
+	r.total = max(r.total, r.done) // the size was an estimate
 	if r.progress != nil {
 		r.progress(r.done, r.total)
 	}
+	return nil
 }
 
 // unpacker writes the files of a tar archive that is written to it.
@@ -107,7 +95,7 @@ type unpacker struct {
 }
 
 func newUnpacker(dir string) (*unpacker, error) {
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make a folder for the clone: %w", err)
 	}
 	pr, pw := io.Pipe()
@@ -136,19 +124,16 @@ func (u *unpacker) close() {
 	}
 }
 
+// unpack writes the archive into dir. What lies there already is written over where the archive has it, and removed
+// where it has not.
 func unpack(dir string, r io.Reader) error {
 	t := tar.NewReader(r)
 	buf := make([]byte, 256<<10)
-	control := false
+	has := map[string]bool{".": true}
 	for {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
-			if !control {
-				return errors.New("the base backup ended early: it has no pg_control")
-			}
-			// The archive's end may be followed by padding that the primary still has to get rid of.
-			_, err = io.Copy(io.Discard, r)
-			return err
+			break
 		}
 		if err != nil {
 			return fmt.Errorf("read the base backup: %w", err)
@@ -160,30 +145,71 @@ func unpack(dir string, r io.Reader) error {
 		path := filepath.Join(dir, name)
 		switch h.Typeflag {
 		case tar.TypeDir:
-			if err := os.MkdirAll(path, 0o700); err != nil {
-				return fmt.Errorf("write the clone: %w", err)
-			}
+			err = os.MkdirAll(path, 0o700)
 		case tar.TypeReg:
-			if err := unpackFile(path, t, buf); err != nil {
-				return fmt.Errorf("write the clone: %w", err)
-			}
-			control = control || name == filepath.Join("global", "pg_control")
+			err = unpackFile(path, t, h.Size, buf)
 		default:
-			return fmt.Errorf("the base backup has %q, which is neither file nor folder", h.Name)
+			err = fmt.Errorf("%q is neither file nor folder", h.Name)
+		}
+		if err != nil {
+			return fmt.Errorf("write the clone: %w", err)
+		}
+		for ; !has[name]; name = filepath.Dir(name) {
+			has[name] = true
 		}
 	}
+	if !has[filepath.Join("global", "pg_control")] {
+		return errors.New("the base backup ended early: it has no pg_control")
+	}
+	// The archive's end may be followed by padding that the primary still has to get rid of.
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		return err
+	}
+	return removeOthers(dir, has)
 }
 
-func unpackFile(path string, r io.Reader, buf []byte) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+func unpackFile(path string, r io.Reader, size int64, buf []byte) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
-			f, err = os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+			f, err = os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
 		}
 	}
 	if err != nil {
 		return err
 	}
 	_, err = io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{r}, buf)
+	if err == nil {
+		err = cutTo(f, size)
+	}
 	return errors.Join(err, f.Close())
+}
+
+// cutTo takes away what a longer file of the same name had.
+func cutTo(f *os.File, size int64) error {
+	info, err := f.Stat()
+	if err != nil || info.Size() == size {
+		return err
+	}
+	return f.Truncate(size)
+}
+
+// removeOthers removes what is not in has. It matters: WAL or a relation's file of another lineage must not be found.
+func removeOthers(dir string, has map[string]bool) error {
+	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil || has[name] {
+			return err
+		}
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+		if e.IsDir() {
+			return filepath.SkipDir
+		}
+		return nil
+	})
 }
