@@ -4,6 +4,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -126,6 +127,9 @@ func run(ctx context.Context, o options) (err error) {
 		return ctx.Err()
 	}
 	log.Printf("the storm is over: %s; %s", n.counts(), h.counts())
+	if err := noPanic(out.Name()); err != nil {
+		return err
+	}
 	check, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	if o.plant == "" {
@@ -145,5 +149,17 @@ func run(ctx context.Context, o options) (err error) {
 		return fmt.Errorf("the check did not find what was planted (%s)", o.plant)
 	}
 	log.Printf("found, as it must be: %v", found)
+	return nil
+}
+
+// noPanic looks through what server and agent said: they may be killed, and never fall by themselves.
+func noPanic(file string) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if i := bytes.Index(b, []byte("\npanic: ")); i >= 0 {
+		return fmt.Errorf("a process of the plane fell: %s", b[i+1:min(len(b), i+1500)])
+	}
 	return nil
 }

@@ -46,13 +46,24 @@ func plantProcess(_ context.Context, p *plane.Plane, _ *history) (func(), error)
 	return func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL); _ = cmd.Wait() }, nil
 }
 
-// plantRow claims that a row was acknowledged which never was.
-func plantRow(_ context.Context, _ *plane.Plane, h *history) (func(), error) {
+// plantRow writes one row and claims that a second one was acknowledged.
+func plantRow(ctx context.Context, p *plane.Plane, h *history) (func(), error) {
 	r, err := h.alive()
 	if err != nil {
 		return nil, err
 	}
-	r.rows = append(r.rows, -1)
+	c, err := p.Client()
+	if err != nil {
+		return nil, err
+	}
+	ds, err := c.Datastore(ctx, "default", r.id)
+	if err != nil {
+		return nil, err
+	}
+	if err := insert(ctx, c, ds, r, 1); err != nil {
+		return nil, err
+	}
+	r.rows = append(r.rows, 1, -1)
 	return func() {}, nil
 }
 
