@@ -24,7 +24,7 @@ import (
 
 func adminCommand(system cli.Config) *cobra.Command {
 	cmd := &cobra.Command{Use: "admin", Short: "Look after a plane from the machine it runs on", GroupID: cli.GroupHost}
-	cmd.AddCommand(snapshotCommand(), restoreCommand(), resetTokenCommand(system), destroyCommand())
+	cmd.AddCommand(snapshotCommand(), restoreCommand(), resetTokenCommand(system), destroyCommand(system))
 	return cmd
 }
 
@@ -239,7 +239,7 @@ func resetTokenCommand(system cli.Config) *cobra.Command {
 	return cmd
 }
 
-func destroyCommand() *cobra.Command {
+func destroyCommand(system cli.Config) *cobra.Command {
 	var common commonFlags
 	var yes bool
 	cmd := &cobra.Command{
@@ -253,7 +253,7 @@ func destroyCommand() *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), 5*time.Minute)
 			defer cancel()
-			return destroy(ctx, p, cmd.OutOrStdout())
+			return destroy(ctx, p, system, cmd.OutOrStdout())
 		},
 	}
 	common.add(cmd.Flags())
@@ -261,7 +261,7 @@ func destroyCommand() *cobra.Command {
 	return cmd
 }
 
-func destroy(ctx context.Context, p paths, out io.Writer) error {
+func destroy(ctx context.Context, p paths, system cli.Config, out io.Writer) error {
 	if _, err := os.Stat(p.root); errors.Is(err, os.ErrNotExist) {
 		fmt.Fprintf(out, "There is nothing in %s.\n", p.root)
 		return nil
@@ -285,6 +285,14 @@ func destroy(ctx context.Context, p paths, out io.Writer) error {
 				return fmt.Errorf("remove the place %s: %w", place.ID, err)
 			}
 			places++
+		}
+	}
+	// What this user's command line keeps of the plane is good for nothing from now on.
+	mine, err := cli.LoadContext(system.ConfigDir)
+	its, err2 := cli.LoadContext(p.server())
+	if err == nil && err2 == nil && mine.CA != "" && mine.CA == its.CA {
+		if err := os.RemoveAll(system.ConfigDir); err != nil {
+			return fmt.Errorf("remove %s: %w", system.ConfigDir, err)
 		}
 	}
 	if err := os.RemoveAll(p.root); err != nil {

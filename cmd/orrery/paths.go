@@ -30,7 +30,6 @@ func (p paths) etcd() string       { return filepath.Join(p.root, "server", "etc
 func (p paths) server() string     { return filepath.Join(p.root, "server") }
 func (p paths) rootKey() string    { return filepath.Join(p.root, "server", "root.key") }
 func (p paths) adminToken() string { return filepath.Join(p.root, "server", "admin-token") }
-func (p paths) ca() string         { return filepath.Join(p.root, "server", "ca.pem") }
 func (p paths) agent() string      { return filepath.Join(p.root, "agent") }
 func (p paths) lock() string       { return filepath.Join(p.root, "plane.lock") }
 func (p paths) log() string        { return filepath.Join(p.root, "log", "plane.log") }

@@ -263,7 +263,7 @@ func TestLogIsKeptAndBounded(t *testing.T) {
 	s.cfg.LogMaxBytes, s.cfg.CheckEvery = 64<<10, 10*time.Millisecond
 	d := openSite(t, s)
 	spec := sleeping(hypervisor.Limits{})
-	spec.Command = []string{"/bin/sh", "-c", "echo first >&2; while :; do echo 0123456789012345678901234567890123456789; sleep 0.0001; done"}
+	spec.Command = []string{"/bin/sh", "-c", "x=0123456789012345678901234567890123456789; x=$x$x$x$x$x$x$x$x$x$x; x=$x$x$x$x$x; echo first >&2; while :; do echo $x; sleep 0.001; done"}
 	p := mustCreate(t, d, spec)
 	path := filepath.Join(p.Dir, "log", "command.log")
 	await(t, d, func() bool { fi, err := os.Stat(path + ".1"); return err == nil && fi.Size() >= 64<<10 })
