@@ -112,7 +112,7 @@ func TestUsersAndDatabases(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.refused(409, "user_exists", "", "POST", users, `{"name":"eve"}`)
-	p.refused(400, "invalid", "name", "POST", users, `{"name":"e v e"}`)
+	p.refused(400, "user_name_reserved", "name", "POST", users, `{"name":"pg_eve"}`)
 	p.refused(400, "invalid", "name", "POST", users, `{}`)
 	p.refused(400, "invalid", "access", "POST", users, `{"name":"bob","access":"god"}`)
 	p.refused(400, "database_not_found", "databases[0]", "POST", users, `{"name":"bob","databases":["nope"]}`)
@@ -337,7 +337,7 @@ func TestConnection(t *testing.T) {
 		return p.store.Datastores.Put(tx, ds)
 	})
 	c := into[orrery.ConnectionInfo](t, p.ok("GET", demo+"/connection", nil))
-	if c.User != "admin" || c.Database != "app" || !strings.HasPrefix(c.CA, "-----BEGIN") || c.Strings[0].Text != "admin@10.0.0.1:17000/app" {
+	if c.User != "admin" || c.Database != "app" || !strings.HasPrefix(c.CA, "-----BEGIN") || !strings.HasPrefix(c.Strings[0].Text, "postgresql://admin:{password}@10.0.0.1:17000/app?sslmode=verify-full") {
 		t.Fatalf("%+v", c)
 	}
 	p.refused(404, "user_not_found", "", "GET", demo+"/connection?user=bob", nil)

@@ -33,7 +33,7 @@ func TestCreateFillsDefaults(t *testing.T) {
 		t.Fatalf("%+v", ch.Credentials)
 	}
 	form, err := p.store.Secret(t.Context(), control.UserSecretID(ch.Datastore.ID, "admin"))
-	if err != nil || string(form) != "form of 32" {
+	if err != nil || !strings.HasPrefix(string(form), "SCRAM-SHA-256$") {
 		t.Fatalf("%q %v", form, err)
 	}
 	if m, err := p.store.Secret(t.Context(), control.MemberSecretID(ch.Datastore.ID)); err != nil || len(m) < 32 {
@@ -51,6 +51,17 @@ func TestCreateFillsDefaults(t *testing.T) {
 	if strings.Contains(p.log.String(), ch.Credentials.Password) || strings.Contains(p.log.String(), p.token) {
 		t.Fatal("the log holds a secret")
 	}
+}
+
+func TestCreateValkey(t *testing.T) {
+	p := newPlane(t)
+	p.addHost()
+	ch := into[api.Changed](t, p.ok("POST", stores, `{"name":"cache","spec":{"engine":"valkey","instances":3}}`))
+	if s := ch.Datastore.Spec; s.Version != "7" || len(s.Databases) != 0 || len(s.Users) != 1 || ch.Credentials.Password == "" {
+		t.Fatalf("%+v", s)
+	}
+	p.refused(400, "databases_not_supported", "", "POST", stores+"/cache/databases", `{"name":"x"}`)
+	p.refused(400, "trusted_source_not_enforceable", "cidr", "POST", stores+"/cache/trusted-sources", `{"cidr":"10.0.0.0/8"}`)
 }
 
 func TestCreateRefusesBadInput(t *testing.T) {
@@ -112,12 +123,12 @@ func TestCreateRefusesBadInput(t *testing.T) {
 		"parameter of a wrong type":    {spec(`"parameters":{"work_mem":"much"}`), "parameter_invalid", "spec.parameters.work_mem"},
 		"parameter of Orrery's":        {spec(`"parameters":{"port":"1"}`), "parameter_managed", "spec.parameters.port"},
 		"a user twice":                 {spec(`"users":[{"name":"a","access":"admin"},{"name":"a"}]`), "user_twice", "spec.users[1].name"},
-		"a user's name with SQL":       {spec(`"users":[{"name":"a\" SUPERUSER --","access":"admin"}]`), "invalid", "spec.users[0].name"},
+		"a user's name with a NUL":     {spec(`"users":[{"name":"a\u0000b","access":"admin"}]`), "invalid", "spec.users[0].name"},
 		"unknown access":               {spec(`"users":[{"name":"a","access":"root"}]`), "invalid", "spec.users[0].access"},
 		"no admin":                     {spec(`"users":[{"name":"a"}]`), "admin_wanted", "spec.users"},
 		"a user's unknown database":    {spec(`"users":[{"name":"a","access":"admin","databases":["x"]}]`), "database_not_found", "spec.users[0].databases[0]"},
 		"a database's unknown owner":   {spec(`"databases":[{"name":"x","owner":"nobody"}]`), "owner_not_admin", "spec.databases[0].owner"},
-		"a reserved database":          {spec(`"databases":[{"name":"postgres"}]`), "invalid", "spec.databases[0].name"},
+		"a reserved database":          {spec(`"databases":[{"name":"postgres"}]`), "database_name_reserved", "spec.databases[0].name"},
 		"databases of Valkey":          {`{"name":"demo","spec":{"engine":"valkey","databases":[{"name":"x"}]}}`, "databases_not_supported", "spec.databases[0]"},
 		"a password too short":         {`{"name":"demo","spec":{"engine":"postgres"},"password":"x"}`, "password_unusable", "password"},
 		"a password with a line break": {`{"name":"demo","spec":{"engine":"postgres"},"password":"secret\nsecret"}`, "password_unusable", "password"},

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -18,6 +17,7 @@ import (
 	"github.com/orrery-db/orrery/internal/api"
 	"github.com/orrery-db/orrery/internal/control"
 	"github.com/orrery-db/orrery/internal/engine"
+	"github.com/orrery-db/orrery/internal/engine/postgres"
 	"github.com/orrery-db/orrery/internal/engine/valkey"
 	"github.com/orrery-db/orrery/internal/iam"
 	"github.com/orrery-db/orrery/internal/store"
@@ -75,7 +75,7 @@ func newPlaneOn(t testing.TB, s *store.Store, options ...option) *plane {
 
 func newControl(t testing.TB, s *store.Store, log io.Writer) *control.Control {
 	t.Helper()
-	c, err := control.New(control.Config{Store: s, Engines: map[string]engine.Definition{"postgres": definition(), "valkey": valkey.New(valkey.Config{})},
+	c, err := control.New(control.Config{Store: s, Engines: map[string]engine.Definition{"postgres": postgres.New(postgres.Config{}), "valkey": valkey.New(valkey.Config{})},
 		DataCA: []byte("-----BEGIN CERTIFICATE-----\n"), PlaneFingerprint: "c0ffee", ServerName: "here",
 		Log: slog.New(slog.NewJSONHandler(log, nil))})
 	if err != nil {
@@ -242,47 +242,6 @@ func (p *plane) finishJobs(id string) {
 		}
 		return nil
 	})
-}
-
-// fakeEngine stands for an engine with named databases, of which this package needs the rules only.
-type fakeEngine struct{}
-
-func definition() engine.Definition { return fakeEngine{} }
-
-func (fakeEngine) Engine() orrery.Engine {
-	return orrery.Engine{Name: "postgres", Title: "PostgreSQL", Databases: true,
-		Replication: []orrery.ReplicationMode{orrery.ReplicationAsync, orrery.ReplicationSync}}
-}
-func (fakeEngine) Supports(version string) bool {
-	return version >= "14" && version <= "18" && len(version) == 2
-}
-func (fakeEngine) CheckSpec(spec orrery.DatastoreSpec) error {
-	bad := func(s string) bool {
-		return s == "" || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" || s == "postgres"
-	}
-	for i, u := range spec.Users {
-		if bad(u.Name) {
-			return orrery.Invalid(fmt.Sprintf("users[%d].name", i), "the user name cannot be used")
-		}
-	}
-	for i, d := range spec.Databases {
-		if bad(d.Name) {
-			return orrery.Invalid(fmt.Sprintf("databases[%d].name", i), "the database name cannot be used")
-		}
-	}
-	return nil
-}
-func (fakeEngine) CheckParameter(orrery.Parameter, string, orrery.DatastoreSpec, orrery.Plan) error {
-	return nil
-}
-func (fakeEngine) DefaultUser() string           { return "admin" }
-func (fakeEngine) DefaultDatabase() string       { return "app" }
-func (fakeEngine) Package(version string) string { return "postgresql-" + version }
-func (fakeEngine) SecretForm(password string) (string, error) {
-	return "form of " + fmt.Sprint(len(password)), nil
-}
-func (fakeEngine) Connection(_ orrery.DatastoreSpec, endpoints []orrery.Endpoint, user, database string) []orrery.ConnectionString {
-	return []orrery.ConnectionString{{Name: "primary", Text: fmt.Sprintf("%s@%s:%d/%s", user, endpoints[0].Address, endpoints[0].Port, database)}}
 }
 
 // logBuffer gathers a log.

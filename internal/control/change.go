@@ -10,7 +10,6 @@ import (
 
 	"github.com/orrery-db/orrery"
 	"github.com/orrery-db/orrery/internal/api"
-	"github.com/orrery-db/orrery/internal/engine"
 	"github.com/orrery-db/orrery/internal/observe"
 	"github.com/orrery-db/orrery/internal/store"
 )
@@ -33,13 +32,22 @@ type edit struct {
 }
 
 // login is a user with a new password.
-type login struct{ user, password string }
+type login struct{ user, password, form string }
 
 // change does an edit: checks what comes out of it, and stores it with the job that makes it so.
 func (c *Control) change(ctx context.Context, m api.Mutation, project, datastore string, e edit) (api.Changed, error) {
 	found, err := c.datastore(project, datastore)
 	if err != nil {
 		return api.Changed{}, err
+	}
+	if e.login != nil {
+		def, err := c.definition(found.Spec.Engine)
+		if err != nil {
+			return api.Changed{}, err
+		}
+		if e.login.form, err = def.SecretForm(e.login.password); err != nil {
+			return api.Changed{}, err
+		}
 	}
 	ch, replayed, err := mutate(ctx, c, m, withoutPassword, func(tx *store.Tx) (api.Changed, error) {
 		ds, err := c.store.Datastores.TxGet(tx, found.ID)
@@ -86,18 +94,17 @@ func (c *Control) edit(tx *store.Tx, m api.Mutation, ds *orrery.Datastore, e edi
 	if err := checkImmutable(ds.Spec, was); err != nil {
 		return api.Changed{}, err
 	}
-	ck, err := c.checkSpec(&ds.Spec, &was)
-	if err != nil {
+	if err := c.checkSpec(&ds.Spec, &was); err != nil {
 		return api.Changed{}, relative(err, &ds.Spec, e.part)
 	}
 	if e.login == nil && sameSpec(was, ds.Spec) && e.kind == "" { // alike once defaults are filled in
 		return api.Changed{Datastore: ds}, nil
 	}
-	return c.commit(tx, m, ds, &was, ck.def, e)
+	return c.commit(tx, m, ds, &was, e)
 }
 
 // commit stores an edited datastore, with a job where one is needed.
-func (c *Control) commit(tx *store.Tx, m api.Mutation, ds *orrery.Datastore, was *orrery.DatastoreSpec, def engine.Definition, e edit) (api.Changed, error) {
+func (c *Control) commit(tx *store.Tx, m api.Mutation, ds *orrery.Datastore, was *orrery.DatastoreSpec, e edit) (api.Changed, error) {
 	ch := api.Changed{Datastore: ds}
 	settled := ds.AppliedGeneration == ds.Generation && ds.Applied != nil
 	ds.Generation++
@@ -107,7 +114,7 @@ func (c *Control) commit(tx *store.Tx, m api.Mutation, ds *orrery.Datastore, was
 				u.SecretVersion = ds.Generation // grows even when a user comes back that was deleted
 			}
 		}
-		if err := c.putPassword(tx, def, ds.ID, e.login.user, e.login.password); err != nil {
+		if err := c.sealForm(tx, ds.ID, e.login.user, e.login.form); err != nil {
 			return ch, err
 		}
 		ch.Credentials = &api.Credentials{Username: e.login.user, Password: e.login.password}

@@ -20,27 +20,21 @@ const (
 	maxDescription = 500
 )
 
-// checked is a spec that has been found good, with what was looked up for that.
-type checked struct {
-	def  engine.Definition
-	plan *orrery.Plan
-}
-
 // checkSpec checks a spec whole and brings it into its stored form. Errors name the field, from "spec" on. was is the
 // spec before a change, nil at creation: what has not changed is not judged again by what hosts offer today.
-func (c *Control) checkSpec(spec, was *orrery.DatastoreSpec) (checked, error) {
+func (c *Control) checkSpec(spec, was *orrery.DatastoreSpec) error {
 	def, err := c.definition(spec.Engine)
 	if err != nil {
-		return checked{}, err
+		return err
 	}
 	if was == nil {
 		if err := c.checkOffer(def, spec); err != nil {
-			return checked{}, err
+			return err
 		}
 	}
 	plan, err := find(c.store.Plans, "plan", "plan", "", spec.Plan)
 	if err != nil {
-		return checked{}, orrery.Invalid("spec.plan", "there is no plan %q", orrery.Shorten(spec.Plan, 60)).WithCode("plan_unknown").
+		return orrery.Invalid("spec.plan", "there is no plan %q", orrery.Shorten(spec.Plan, 60)).WithCode("plan_unknown").
 			WithHint("The plans are: %s.", strings.Join(c.planNames(), ", "))
 	}
 	spec.Plan = plan.Name
@@ -56,15 +50,15 @@ func (c *Control) checkSpec(spec, was *orrery.DatastoreSpec) (checked, error) {
 		func() error { return c.checkParameters(def, spec, was, *plan) },
 	} {
 		if err := check(); err != nil {
-			return checked{}, err
+			return err
 		}
 	}
 	if was == nil || was.Plan != spec.Plan || was.StorageGiB != spec.StorageGiB {
 		if err := c.checkRoom(spec, plan); err != nil {
-			return checked{}, err
+			return err
 		}
 	}
-	return checked{def, plan}, nil
+	return nil
 }
 
 func (c *Control) planNames() []string {

@@ -62,21 +62,28 @@ func (c *Control) CreateDatastore(ctx context.Context, m api.Mutation, project s
 	if err := c.checkRegion(ds.Spec.Region); err != nil {
 		return api.Changed{}, err
 	}
-	if _, err := c.checkSpec(&ds.Spec, nil); err != nil {
+	if err := c.checkSpec(&ds.Spec, nil); err != nil {
 		return api.Changed{}, err
 	}
-	passwords := make([]string, len(ds.Spec.Users))
-	for i := range passwords {
-		given := ""
+	forms := make([]string, len(ds.Spec.Users))
+	var credentials *api.Credentials
+	for i, u := range ds.Spec.Users {
+		given := "" // further users get a password that nobody knows, until theirs is reset
 		if i == 0 {
 			given = n.Password
 		}
-		if passwords[i], err = passwordOr(given, "password"); err != nil {
+		password, err := passwordOr(given, "password")
+		if err != nil {
 			return api.Changed{}, err
+		}
+		if i == 0 {
+			credentials = &api.Credentials{Username: u.Name, Password: password}
+		}
+		if forms[i], err = def.SecretForm(password); err != nil {
+			return api.Changed{}, blame(err, "password")
 		}
 	}
 	member := newSecret(32)
-	credentials := &api.Credentials{Username: ds.Spec.Users[0].Name, Password: passwords[0]}
 	ch, replayed, err := mutate(ctx, c, m, withoutPassword, func(tx *store.Tx) (api.Changed, error) {
 		if _, err := c.store.Projects.TxGet(tx, p.ID); err != nil { // it may be deleted at this moment
 			return api.Changed{}, err
@@ -86,7 +93,7 @@ func (c *Control) CreateDatastore(ctx context.Context, m api.Mutation, project s
 			return api.Changed{}, nameTaken(err)
 		}
 		for i, u := range obj.Spec.Users {
-			if err := c.putPassword(tx, def, obj.ID, u.Name, passwords[i]); err != nil {
+			if err := c.sealForm(tx, obj.ID, u.Name, forms[i]); err != nil {
 				return api.Changed{}, err
 			}
 		}

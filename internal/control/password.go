@@ -8,7 +8,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/orrery-db/orrery"
-	"github.com/orrery-db/orrery/internal/engine"
 	"github.com/orrery-db/orrery/internal/store"
 )
 
@@ -49,12 +48,9 @@ func UserSecretID(datastore, user string) string { return datastore + "/user/" +
 // MemberSecretID is the ID of the secret that a datastore's members share.
 func MemberSecretID(datastore string) string { return datastore + "/member" }
 
-// putPassword seals the form of a password that keepers need.
-func (c *Control) putPassword(tx *store.Tx, def engine.Definition, datastore, user, password string) error {
-	form, err := def.SecretForm(password)
-	if err != nil {
-		return blame(err, "password")
-	}
+// sealForm seals the form of a password that keepers need. The form is made outside of transactions, which may run
+// several times: it costs thousands of rounds of hashing.
+func (c *Control) sealForm(tx *store.Tx, datastore, user, form string) error {
 	if err := c.store.PutSecret(tx, UserSecretID(datastore, user), []byte(form)); err != nil {
 		return fmt.Errorf("seal the password of user %s: %w", user, err)
 	}
