@@ -285,7 +285,12 @@ func testReplicaFollows(t *testing.T, e subject) {
 		t.Errorf("%q, %v", v, err)
 	}
 
-	// The other way round.
+	// The other way round, as it is planned: the old primary ends first, so that its replica has all of its log. One that
+	// went on while another was promoted would have to be rewound.
+	primary.d.Stopped = true
+	p.wish(primary.d)
+	p.await(primary.d.Instance, "stopped", func(st orrery.DatabaseStatus) bool { return st.State == orrery.DatabaseStopped })
+	primary.d.Stopped = false
 	primary.d.Role, replica.d.Role = orrery.RoleReplica, orrery.RolePrimary
 	peer = replica.peer()
 	replica.d.Primary, replica.d.SystemID, primary.d.Primary = nil, "", &peer

@@ -222,6 +222,19 @@ func (w *world) jobtest(start func(tx *store.Tx) (string, error), check func(*or
 	}
 }
 
+// A deletion whose datastore went with the creation that it cancelled succeeds.
+func TestDeleteOfWhatIsGoneSucceeds(t *testing.T) {
+	w := newWorld(t)
+	for _, kind := range w.steps().Kinds() {
+		if kind.Name != step.KindDelete {
+			continue
+		}
+		if steps, err := kind.Plan(t.Context(), &orrery.Job{Object: "ds-gone"}); err != nil || len(steps) == 0 {
+			t.Errorf("the plan is %v, %v", steps, err)
+		}
+	}
+}
+
 func TestEveryKindIsWholeOrNothing(t *testing.T) {
 	t.Run("create", func(t *testing.T) {
 		jobtest.Torture(t, jobtest.Scenario{World: func(t testing.TB) *jobtest.World {

@@ -10,8 +10,9 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// listPage is how many keys are asked for at a time when everything is read.
-const listPage = 1000
+// listPage is how many keys are asked for at a time when everything is read. Pages are large because etcd counts all
+// keys that are left anew for each of them.
+const listPage = 10_000
 
 // scan reads every key below a prefix at one revision: the one given, or the newest where it is 0.
 func scan(ctx context.Context, client clientv3.KV, prefix string, revision int64, each func(kv *mvccpb.KeyValue) error) (int64, error) {
@@ -40,16 +41,29 @@ func scan(ctx context.Context, client clientv3.KV, prefix string, revision int64
 	}
 }
 
+// scanObjects reads the epoch and every object at one revision, collection by collection; the keys of unique names are
+// as many again, and the cache does not want them.
+func (s *Store) scanObjects(ctx context.Context, each func(kv *mvccpb.KeyValue) error) (int64, error) {
+	revision, err := scan(ctx, s.client, s.cfg.Prefix+metaSpace, 0, func(kv *mvccpb.KeyValue) error {
+		if string(kv.Key) == restoringKey(s.cfg.Prefix) {
+			return errHalfRestored()
+		}
+		s.noteMeta(string(kv.Key), kv.Value)
+		return nil
+	})
+	for collection := range s.tables {
+		if err == nil {
+			_, err = scan(ctx, s.client, s.cfg.Prefix+objectSpace+collection+"/", revision, each)
+		}
+	}
+	return revision, err
+}
+
 // load fills the empty cache. An object that cannot be read stops it: a server that cannot read everything must not
 // decide about anything.
 func (s *Store) load(ctx context.Context) error {
-	revision, err := scan(ctx, s.client, s.cfg.Prefix+"/", 0, func(kv *mvccpb.KeyValue) error {
-		key := string(kv.Key)
-		if key == restoringKey(s.cfg.Prefix) {
-			return errHalfRestored()
-		}
-		s.noteMeta(key, kv.Value)
-		t, _, id := s.tableOf(key)
+	revision, err := s.scanObjects(ctx, func(kv *mvccpb.KeyValue) error {
+		t, _, id := s.tableOf(string(kv.Key))
 		if t == nil {
 			return nil
 		}
@@ -184,10 +198,8 @@ func (s *Store) listAnew() error {
 		seen[name] = map[string]bool{}
 	}
 	var work []staged
-	revision, err := scan(s.ctx, s.client, s.cfg.Prefix+"/", 0, func(kv *mvccpb.KeyValue) error {
-		key := string(kv.Key)
-		s.noteMeta(key, kv.Value)
-		t, collection, id := s.tableOf(key)
+	revision, err := s.scanObjects(s.ctx, func(kv *mvccpb.KeyValue) error {
+		t, collection, id := s.tableOf(string(kv.Key))
 		if t == nil {
 			return nil
 		}

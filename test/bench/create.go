@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -32,25 +33,73 @@ type bench struct {
 }
 
 func start(ctx context.Context, o options, warm int) (*bench, error) {
-	p, err := plane.New(plane.Options{Binary: o.binary, Warm: warm})
+	dir, err := os.MkdirTemp(o.dir, "orr")
 	if err != nil {
 		return nil, err
 	}
-	if err := p.Start(ctx); err != nil {
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // databases run as users of their own and must be able to pass
 		return nil, err
 	}
-	c, err := p.Client()
+	p, err := plane.New(plane.Options{Binary: o.binary, Dir: dir, Warm: warm})
 	if err != nil {
 		return nil, err
 	}
+	b := &bench{plane: p}
+	if err := b.open(ctx, warm); err != nil {
+		return nil, errors.Join(err, b.close(ctx))
+	}
+	return b, nil
+}
+
+func (b *bench) open(ctx context.Context, warm int) error {
+	if err := b.plane.Start(ctx); err != nil {
+		return err
+	}
+	c, err := b.plane.Client()
+	if err != nil {
+		return err
+	}
+	b.client = c
 	pem, err := c.CA(ctx)
 	if err != nil {
+		return err
+	}
+	b.ca = x509.NewCertPool()
+	b.ca.AppendCertsFromPEM([]byte(pem))
+	return b.warmed(ctx, warm)
+}
+
+// close removes the plane with its databases; a second time does nothing.
+func (b *bench) close(ctx context.Context) error {
+	if b.plane == nil {
+		return nil
+	}
+	p := b.plane
+	b.plane = nil
+	return p.Destroy(context.WithoutCancel(ctx))
+}
+
+// floor prepares databases by hand with the settings that the plane gave to one of its own.
+func (b *bench) floor(ctx context.Context) (*floor, error) {
+	name := b.name()
+	if _, err := b.create(ctx, name, 1); err != nil {
 		return nil, err
 	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM([]byte(pem))
-	b := &bench{plane: p, client: c, ca: pool}
-	return b, b.warmed(ctx, warm)
+	files, err := filepath.Glob(filepath.Join(b.plane.Dir, "agent", "places", "*", "conf", "postgresql.conf"))
+	if err != nil {
+		return nil, err
+	}
+	if len(files) != 1 {
+		return nil, fmt.Errorf("the settings of the one database are in %d files: %v", len(files), files)
+	}
+	text, err := os.ReadFile(files[0])
+	if err != nil {
+		return nil, err
+	}
+	if err := b.remove(ctx, name); err != nil {
+		return nil, err
+	}
+	return newFloor(filepath.Dir(b.plane.Dir), postgresBin(), string(text))
 }
 
 // warmed waits until n places are prepared and wait for an instance.
@@ -156,17 +205,17 @@ func (b *bench) rounds(ctx context.Context, n, instances, warm int) (series, err
 // benchCreate: creation to first TLS query, warm and cold, one and three instances, against initdb, start and first query
 // by hand.
 func benchCreate(ctx context.Context, o options, r *report) error {
-	f, err := newFloor(postgresBin(), floorSettings)
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(f.dir)
 	const warm = 3
 	hot, err := start(ctx, o, warm)
 	if err != nil {
 		return err
 	}
-	defer hot.plane.Destroy(context.WithoutCancel(ctx))
+	defer hot.close(ctx)
+	f, err := hot.floor(ctx)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(f.dir)
 	var floor series
 	for range o.rounds {
 		d, err := f.create(ctx, f.port())
@@ -187,14 +236,14 @@ func benchCreate(ctx context.Context, o options, r *report) error {
 		return err
 	}
 	r.add(row{name: "create, 3 instances streaming, warm", value: ms(three), ratio: three.over(floor), against: "1 by hand", target: "p50 ≤ 700 ms", met: three.median() <= 700})
-	if err := hot.plane.Destroy(ctx); err != nil {
+	if err := hot.close(ctx); err != nil {
 		return err
 	}
 	cold, err := start(ctx, o, 0)
 	if err != nil {
 		return err
 	}
-	defer cold.plane.Destroy(context.WithoutCancel(ctx))
+	defer cold.close(ctx)
 	floor = nil
 	var coldOne series
 	for range o.rounds { // by turns: both see the same machine
@@ -211,22 +260,22 @@ func benchCreate(ctx context.Context, o options, r *report) error {
 	}
 	ratio := coldOne.over(floor)
 	r.add(row{name: "create, 1 instance, cold", value: ms(coldOne), ratio: ratio, against: "by hand", target: "≤ 1.25×", met: ratio.median() <= 1.25})
-	return benchPatroni(ctx, o, r, three)
+	return nil
 }
 
 // benchBurst: twenty creations at once against twenty by hand at once.
 func benchBurst(ctx context.Context, o options, r *report) error {
 	const n = 20
-	f, err := newFloor(postgresBin(), floorSettings)
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(f.dir)
 	b, err := start(ctx, o, 3)
 	if err != nil {
 		return err
 	}
-	defer b.plane.Destroy(context.WithoutCancel(ctx))
+	defer b.close(ctx)
+	f, err := b.floor(ctx)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(f.dir)
 	var ours, floor series
 	for range max(1, o.rounds/5) {
 		d, err := together(n, func(int) error { _, err := f.create(ctx, f.port()); return err })

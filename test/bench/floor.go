@@ -27,23 +27,23 @@ import (
 )
 
 // floor makes databases by hand, as a careful person with a shell would: initdb, a configuration, a start, a first query
-// over TLS. What Orrery does is measured against it in the same run.
+// over TLS. Nothing is synced to disk, as in Orrery's own Prepare: else a busy disk would flatter us. What Orrery does is measured against it in the same run.
 type floor struct {
 	bin  string // folder of PostgreSQL's programs
 	dir  string
-	conf []string // settings, as Orrery gives them to the same plan
+	conf string // settings, as Orrery gives them to the same plan
 	cred *syscall.Credential
 	cert []byte
 	key  []byte
 	next atomic.Int64
 }
 
-func newFloor(bin string, conf []string) (*floor, error) {
-	dir, err := os.MkdirTemp("/tmp", "orrfloor")
+func newFloor(parent, bin, conf string) (*floor, error) {
+	dir, err := os.MkdirTemp(parent, "orrfloor")
 	if err != nil {
 		return nil, err
 	}
-	f := &floor{bin: bin, dir: dir, conf: conf}
+	f := &floor{bin: bin, dir: dir, conf: withoutPaths(conf)}
 	f.next.Store(29000)
 	if os.Geteuid() == 0 {
 		u, err := user.Lookup("postgres") // of Debian's package
@@ -58,6 +58,21 @@ func newFloor(bin string, conf []string) (*floor, error) {
 		}
 	}
 	return f, f.makeCert()
+}
+
+// withoutPaths leaves out of a configuration what binds it to the place it was written for.
+func withoutPaths(conf string) string {
+	var b strings.Builder
+	for line := range strings.Lines(conf) {
+		name, _, _ := strings.Cut(line, " ")
+		switch name {
+		case "include", "data_directory", "hba_file", "ident_file", "log_directory", "port", "listen_addresses", "ssl_cert_file", "ssl_key_file",
+			"ssl_ca_file", "unix_socket_directories", "primary_conninfo", "primary_slot_name", "cluster_name":
+		default:
+			b.WriteString(line)
+		}
+	}
+	return b.String()
 }
 
 func (f *floor) makeCert() error {
@@ -105,7 +120,7 @@ func (f *floor) create(ctx context.Context, port int) (time.Duration, error) {
 	if err := f.write(pw, []byte("secret\n")); err != nil {
 		return 0, err
 	}
-	if out, err := f.command(ctx, "initdb", "-D", data, "-k", "-U", "app", "--pwfile", pw, "-A", "scram-sha-256", "-E", "UTF8", "--no-locale").CombinedOutput(); err != nil {
+	if out, err := f.command(ctx, "initdb", "-D", data, "--no-sync", "-k", "-U", "app", "--pwfile", pw, "-A", "scram-sha-256", "-E", "UTF8", "--no-locale").CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("initdb: %w: %s", err, out)
 	}
 	for name, b := range map[string][]byte{"server.crt": f.cert, "server.key": f.key,
@@ -114,11 +129,11 @@ func (f *floor) create(ctx context.Context, port int) (time.Duration, error) {
 			return 0, err
 		}
 	}
-	args := []string{"-D", data, "-c", "port=" + strconv.Itoa(port), "-c", "listen_addresses=127.0.0.1", "-c", "ssl=on", "-c", "unix_socket_directories=" + dir}
-	for _, c := range f.conf {
-		args = append(args, "-c", c)
+	own := fmt.Sprintf("port=%d\nlisten_addresses='127.0.0.1'\nssl=on\nunix_socket_directories='%s'\n", port, dir)
+	if err := f.write(filepath.Join(data, "postgresql.conf"), []byte(f.conf+own)); err != nil {
+		return 0, err
 	}
-	pg := f.command(ctx, "postgres", args...)
+	pg := f.command(ctx, "postgres", "-D", data)
 	if err := pg.Start(); err != nil {
 		return 0, err
 	}

@@ -11,9 +11,6 @@ import (
 	"time"
 )
 
-// floorSettings are what Orrery gives a nano plan of this size, so that both start the same server.
-var floorSettings = []string{"shared_buffers=64MB", "max_connections=50", "wal_level=replica", "huge_pages=off"}
-
 // postgresBin is the folder of the newest PostgreSQL of this machine.
 func postgresBin() string {
 	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
@@ -69,7 +66,7 @@ func benchFootprint(ctx context.Context, o options, r *report) error {
 	if err != nil {
 		return err
 	}
-	defer b.plane.Destroy(context.WithoutCancel(ctx))
+	defer b.close(ctx)
 	idle, err := usageOf(b.plane.PID())
 	if err != nil {
 		return err

@@ -18,6 +18,7 @@ type options struct {
 	rounds int
 	short  bool
 	only   string
+	dir    string
 }
 
 func main() {
@@ -26,6 +27,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 10, "rounds of each measurement")
 	flag.BoolVar(&o.short, "short", false, "a slice of everything, for CI")
 	flag.StringVar(&o.only, "only", "", "only the sections whose name contains this")
+	flag.StringVar(&o.dir, "dir", "/tmp", "where all databases are made, Orrery's and those by hand; on a machine whose disk others keep busy, a tmpfs")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -60,7 +60,7 @@ func TestStartsFastKeepsAndIsQuiet(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Logf("round %d: answered after %s", round, time.Since(began))
-		if took := time.Since(began); took > 10*time.Second { // 0.1 to 0.3 s on an idle machine; the bound is for busy ones
+		if took := time.Since(began); took > 10*time.Second { // 0.1 to 0.5 s; the bound is for busy machines
 			t.Errorf("took %s", took)
 		}
 		info, err := os.Stat(filepath.Join(dir, etcd.SocketName))
