@@ -49,9 +49,10 @@ func newServer(ctx context.Context, f serverFlags, p paths, log *slog.Logger) (s
 		return nil, err
 	}
 	s = &server{flags: f, paths: p, log: log}
+	half := s // s itself is nil where this function returns nil
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.close())
+			err = errors.Join(err, half.close())
 		}
 	}()
 	if err := os.MkdirAll(p.server(), 0o700); err != nil {

@@ -61,7 +61,9 @@ func (c *Control) AddTrustedSource(ctx context.Context, m api.Mutation, project,
 	if err != nil {
 		return api.Changed{}, err
 	}
-	part := func(s *orrery.DatastoreSpec) string { return fmt.Sprintf("spec.trusted_sources[%d]", len(s.TrustedSources)-1) }
+	part := func(s *orrery.DatastoreSpec) string {
+		return fmt.Sprintf("spec.trusted_sources[%d]", len(s.TrustedSources)-1)
+	}
 	return c.change(ctx, m, project, datastore, edit{part: part, spec: func(s *orrery.DatastoreSpec, _ *orrery.Datastore) error {
 		if slices.ContainsFunc(s.TrustedSources, func(o orrery.TrustedSource) bool { return o.CIDR == cidr }) {
 			return orrery.Errorf(orrery.KindConflict, "the network %s may connect already", cidr).WithCode("trusted_source_exists")

@@ -21,8 +21,8 @@ import (
 	"github.com/orrery-db/orrery/test/plane"
 )
 
-// benchPlan is small, so that many fit.
-const benchPlan = "nano"
+// benchPlan has a whole core: a smaller plan's CPU limit would be measured in place of the plane.
+const benchPlan = "small"
 
 // bench is a plane under measurement.
 type bench struct {

@@ -254,7 +254,8 @@ func (p *Plane) Postmasters() (map[string]Process, error) {
 	out := map[string]Process{}
 	for _, pr := range all {
 		base := filepath.Base(pr.Args[0])
-		if base == "postgres" || strings.HasPrefix(base, "redis-server") || strings.HasPrefix(base, "valkey-server") {
+		// A postgres that prepares a dataset (--boot, --single, --check) serves nobody.
+		if base == "postgres" && len(pr.Args) > 1 && pr.Args[1] == "-D" || strings.HasPrefix(base, "redis-server") || strings.HasPrefix(base, "valkey-server") {
 			out[placeDir(p.Dir, append(pr.Args, pr.Cwd))] = pr
 		}
 	}

@@ -2,20 +2,11 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log"
-	"net"
-	"net/url"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/orrery-db/orrery"
 	"github.com/orrery-db/orrery/client"
@@ -67,7 +58,7 @@ func checkAll(ctx context.Context, p *plane.Plane, h *history) error {
 			places[in.Status.Place.ID] = true
 			wanted++
 		}
-		if err := rowsThere(ctx, c, ds, r); err != nil {
+		if err := inside(ctx, c, ds, r); err != nil {
 			fail("%s: %w", r.name, err)
 		}
 	}
@@ -85,6 +76,11 @@ func checkAll(ctx context.Context, p *plane.Plane, h *history) error {
 			}
 		}
 	}
+	booked, err := bookings(ctx, c)
+	if err != nil {
+		return err
+	}
+	errs = append(errs, booked...)
 	errs = append(errs, orphans(ctx, p, places)...)
 	if len(errs) == 0 {
 		log.Printf("checked: %d datastores with %d instances are as they should be, and nothing else is there", len(there), wanted)
@@ -165,118 +161,4 @@ func createFailed(ctx context.Context, c *client.Client, id string) (bool, error
 		}
 	}
 	return false, nil
-}
-
-// rowsThere checks that every acknowledged row is in the primary.
-func rowsThere(ctx context.Context, c *client.Client, ds *orrery.Datastore, r *record) error {
-	if len(r.rows) == 0 {
-		return nil
-	}
-	conn, err := connect(ctx, c, ds, r)
-	if err != nil {
-		return fmt.Errorf("connect to read %d rows: %w", len(r.rows), err)
-	}
-	defer conn.Close(ctx)
-	rows, err := conn.Query(ctx, "select n from torture")
-	if err != nil {
-		return fmt.Errorf("read the rows: %w", err)
-	}
-	got, err := pgx.CollectRows(rows, pgx.RowTo[int])
-	if err != nil {
-		return fmt.Errorf("read the rows: %w", err)
-	}
-	have := map[int]bool{}
-	for _, n := range got {
-		have[n] = true
-	}
-	for _, n := range r.rows {
-		if !have[n] {
-			return fmt.Errorf("row %d was acknowledged and is lost (%d of %d are there)", n, len(got), len(r.rows))
-		}
-	}
-	return nil
-}
-
-func insert(ctx context.Context, c *client.Client, ds *orrery.Datastore, r *record, n int) error {
-	conn, err := connect(ctx, c, ds, r)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(ctx)
-	if _, err := conn.Exec(ctx, "create table if not exists torture (n bigint)"); err != nil {
-		return err
-	}
-	_, err = conn.Exec(ctx, "insert into torture values ($1)", n)
-	return err
-}
-
-func connect(ctx context.Context, c *client.Client, ds *orrery.Datastore, r *record) (*pgx.Conn, error) {
-	if len(ds.Status.Endpoints) == 0 || ds.Status.Endpoints[0].Role != orrery.EndpointPrimary {
-		return nil, errors.New("no primary endpoint")
-	}
-	pem, err := c.CA(ctx)
-	if err != nil {
-		return nil, err
-	}
-	e := ds.Status.Endpoints[0]
-	u := url.URL{Scheme: "postgresql", User: url.UserPassword(r.user, r.password), Host: net.JoinHostPort(e.Address, strconv.Itoa(e.Port)),
-		Path: "/" + ds.Spec.Databases[0].Name, RawQuery: "sslmode=require&connect_timeout=5"}
-	cfg, err := pgx.ParseConfig(u.String())
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM([]byte(pem))
-	cfg.TLSConfig = &tls.Config{RootCAs: pool, ServerName: e.Address, MinVersion: tls.VersionTLS13}
-	return pgx.ConnectConfig(ctx, cfg)
-}
-
-// orphans waits a little for what is being removed, and then names every folder and process of a place that neither an
-// instance owns nor the warm pool.
-func orphans(ctx context.Context, p *plane.Plane, places map[string]bool) []error {
-	var errs []error
-	for deadline := time.Now().Add(30 * time.Second); ; {
-		errs = nil
-		dirs, err := filepath.Glob(filepath.Join(p.Dir, "agent", "places", "*"))
-		if err != nil {
-			return []error{err}
-		}
-		known := map[string]bool{}
-		for _, d := range dirs {
-			id := filepath.Base(d)
-			_, notAssigned := os.Stat(filepath.Join(d, "agent", "assignment.json"))
-			warm := errors.Is(notAssigned, os.ErrNotExist)
-			if places[id] || warm {
-				known[d] = true
-				continue
-			}
-			errs = append(errs, fmt.Errorf("the folder of place %s is left over", id))
-		}
-		databases, err := p.Postmasters()
-		if err != nil {
-			return []error{err}
-		}
-		for dir, pr := range databases {
-			if !places[filepath.Base(dir)] {
-				errs = append(errs, fmt.Errorf("database process %d of %s is left over", pr.PID, dir))
-			}
-		}
-		keepers, err := p.Keepers()
-		if err != nil {
-			return []error{err}
-		}
-		for dir, pr := range keepers {
-			if !known[dir] {
-				errs = append(errs, fmt.Errorf("keeper process %d of %s is left over", pr.PID, dir))
-			}
-		}
-		if len(errs) == 0 || time.Now().After(deadline) {
-			return errs
-		}
-		select {
-		case <-time.After(200 * time.Millisecond):
-		case <-ctx.Done():
-			return append(errs, ctx.Err())
-		}
-	}
 }

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -27,6 +29,7 @@ type options struct {
 	workers int
 	keep    bool
 	out     string
+	plant   string
 }
 
 func main() {
@@ -38,7 +41,11 @@ func main() {
 	flag.IntVar(&o.workers, "workers", 3, "people who change datastores at the same time")
 	flag.BoolVar(&o.keep, "keep", false, "leave the plane running when the check failed")
 	flag.StringVar(&o.out, "out", "", "keep what the plane said in this file, also when the check passed")
+	flag.StringVar(&o.plant, "plant", "", "a fault that the check must find: "+strings.Join(plantNames(), ", "))
 	flag.Parse()
+	if _, ok := plants[o.plant]; !ok && o.plant != "" {
+		log.Fatalf("-plant %s: there are %s", o.plant, strings.Join(plantNames(), ", "))
+	}
 	if o.seed == 0 {
 		o.seed = rand.Uint64()
 	}
@@ -120,7 +127,39 @@ func run(ctx context.Context, o options) (err error) {
 		return ctx.Err()
 	}
 	log.Printf("the storm is over: %s; %s", n.counts(), h.counts())
+	if err := noPanic(out.Name()); err != nil {
+		return err
+	}
 	check, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	return checkAll(check, p, h)
+	if o.plant == "" {
+		return checkAll(check, p, h)
+	}
+	if err := checkAll(check, p, h); err != nil {
+		return fmt.Errorf("before anything was planted: %w", err)
+	}
+	undo, err := plants[o.plant](check, p, h)
+	if err != nil {
+		return fmt.Errorf("plant %s: %w", o.plant, err)
+	}
+	defer undo()
+	log.Printf("planted: %s", o.plant)
+	found := checkAll(check, p, h)
+	if found == nil {
+		return fmt.Errorf("the check did not find what was planted (%s)", o.plant)
+	}
+	log.Printf("found, as it must be: %v", found)
+	return nil
+}
+
+// noPanic looks through what server and agent said: they may be killed, and never fall by themselves.
+func noPanic(file string) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if i := bytes.Index(b, []byte("\npanic: ")); i >= 0 {
+		return fmt.Errorf("a process of the plane fell: %s", b[i+1:min(len(b), i+1500)])
+	}
+	return nil
 }

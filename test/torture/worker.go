@@ -34,6 +34,8 @@ type history struct {
 	datastores map[string]*record
 	done       int // changes that were accepted
 	refused    int
+	unwritten  int   // rows that were not acknowledged
+	lastError  error // of a row that was not acknowledged
 }
 
 func (h *history) counts() string {
@@ -43,7 +45,8 @@ func (h *history) counts() string {
 	for _, r := range h.datastores {
 		rows += len(r.rows)
 	}
-	return fmt.Sprintf("%d datastores, %d changes accepted, %d refused, %d rows acknowledged", len(h.datastores), h.done, h.refused, rows)
+	return fmt.Sprintf("%d datastores, %d changes accepted, %d refused, %d rows acknowledged, %d not (%v)",
+		len(h.datastores), h.done, h.refused, rows, h.unwritten, h.lastError)
 }
 
 // worker is a person who makes and changes datastores of their own, through whatever is left of the plane.
@@ -94,7 +97,7 @@ func (w *worker) act(ctx, storm context.Context, c *client.Client) error {
 	r := w.mine[i]
 	var ch *client.Changed
 	var err error
-	switch w.rand.IntN(8) {
+	switch w.rand.IntN(12) {
 	case 0:
 		ch, err = c.DeleteDatastore(ctx, "default", r.id)
 		if err == nil || orrery.KindOf(err) == orrery.KindNotFound {
@@ -156,7 +159,14 @@ func (w *worker) write(ctx context.Context, c *client.Client, r *record) error {
 		return err
 	}
 	n := w.rand.IntN(1 << 30)
+	if ds.Status.ReadyInstances == 0 {
+		return nil // still being made, or just killed
+	}
 	if err := insert(ctx, c, ds, r, n); err != nil {
+		w.history.mu.Lock()
+		w.history.unwritten++
+		w.history.lastError = err
+		w.history.mu.Unlock()
 		return nil //nolint:nilerr // databases are being killed; only acknowledged rows count
 	}
 	r.mu.Lock()
