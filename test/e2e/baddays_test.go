@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,7 +26,12 @@ func TestBadDays(t *testing.T) {
 	ctx := testContext(t, 4*time.Minute)
 	w := newWorld(t, 0)
 	w.knows(ctx, "postgres")
-	w.knows(ctx, "valkey") // from here on no prepared place is held
+	w.knows(ctx, "valkey")
+	// The places that found the parameters out are not wanted any more.
+	eventually(ctx, t, func() bool {
+		places, err := filepath.Glob(filepath.Join(w.Dir, "agent", "places", "*"))
+		return err == nil && len(places) == 0
+	})
 	t.Run("the same create twice with one key", w.sameKeyTwice)
 	t.Run("bodies that are refused", w.badBodies)
 	t.Run("tokens that are refused", w.badTokens)
