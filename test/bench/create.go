@@ -24,11 +24,15 @@ import (
 // benchPlan has a whole core: a smaller plan's CPU limit would be measured in place of the plane.
 const benchPlan = "small"
 
+// tinyPlan is the smallest: twenty fit on a small machine.
+const tinyPlan = "nano"
+
 // bench is a plane under measurement.
 type bench struct {
 	plane  *plane.Plane
 	client *client.Client
 	ca     *x509.CertPool
+	plan   string
 	n      int
 }
 
@@ -44,7 +48,7 @@ func start(ctx context.Context, o options, warm int) (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{plane: p}
+	b := &bench{plane: p, plan: benchPlan}
 	if err := b.open(ctx, warm); err != nil {
 		return nil, errors.Join(err, b.close(ctx))
 	}
@@ -132,7 +136,7 @@ func (b *bench) warmed(ctx context.Context, n int) error {
 func (b *bench) create(ctx context.Context, name string, instances int) (time.Duration, error) {
 	begin := time.Now()
 	made, err := b.client.CreateDatastore(ctx, "default", client.NewDatastore{Name: name,
-		Spec: orrery.DatastoreSpec{Engine: "postgres", Plan: benchPlan, Instances: instances}})
+		Spec: orrery.DatastoreSpec{Engine: "postgres", Plan: b.plan, Instances: instances}})
 	if err != nil {
 		return 0, err
 	}
@@ -275,6 +279,7 @@ func benchBurst(ctx context.Context, o options, r *report) error {
 		return err
 	}
 	defer b.close(ctx)
+	b.plan = tinyPlan
 	f, err := b.floor(ctx)
 	if err != nil {
 		return err

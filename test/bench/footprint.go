@@ -67,6 +67,7 @@ func benchFootprint(ctx context.Context, o options, r *report) error {
 		return err
 	}
 	defer b.close(ctx)
+	b.plan = tinyPlan
 	idle, err := usageOf(b.plane.PID())
 	if err != nil {
 		return err
