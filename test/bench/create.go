@@ -76,7 +76,11 @@ func (b *bench) close(ctx context.Context) error {
 	}
 	p := b.plane
 	b.plane = nil
-	return p.Destroy(context.WithoutCancel(ctx))
+	err := p.Destroy(context.WithoutCancel(ctx))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err) // callers on their way out cannot say it
+	}
+	return err
 }
 
 // floor prepares databases by hand with the settings that the plane gave to one of its own.

@@ -22,10 +22,19 @@ func goBench(ctx context.Context, pkg, pattern, benchtime string, count int, env
 		return nil, fmt.Errorf("run the benchmarks of %s: %w: %s", pkg, err, out)
 	}
 	all := map[string][]measured{}
+	broken := "" // a name whose figures come on a later line: what the benchmark logged went between
 	for line := range strings.Lines(string(out)) {
-		name, m, ok := parseBench(line)
-		if ok {
-			all[name] = append(all[name], m)
+		f := strings.Fields(line)
+		if len(f) == 0 {
+			continue
+		}
+		if strings.HasPrefix(f[0], "Benchmark") {
+			broken = f[0]
+		} else if _, err := strconv.Atoi(f[0]); err == nil && broken != "" {
+			line = broken + " " + line
+		}
+		if name, m, ok := parseBench(line); ok {
+			all[name], broken = append(all[name], m), ""
 		}
 	}
 	if len(all) == 0 {

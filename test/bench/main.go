@@ -63,7 +63,7 @@ func run(ctx context.Context, o options) error {
 			return fmt.Errorf("section %s: %w", s.name, err)
 		}
 	}
-	heading("%d figures with a target, %d missed", len(r.rows), len(r.missed()))
+	heading("%d figures with a target, %d missed", r.targets(), len(r.missed()))
 	for _, m := range r.missed() {
 		fmt.Println("missed:", m)
 	}

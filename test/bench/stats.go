@@ -68,6 +68,16 @@ func (x row) String() string {
 	return fmt.Sprintf("%s  %-44s %-34s %-52s %s", mark, x.name, x.value, ratio, x.target)
 }
 
+// targets counts the rows that have one.
+func (r *report) targets() (n int) {
+	for _, x := range r.rows {
+		if x.target != "" {
+			n++
+		}
+	}
+	return n
+}
+
 // missed gives the names of the rows that miss their targets.
 func (r *report) missed() []string {
 	var out []string
