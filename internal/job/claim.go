@@ -94,6 +94,11 @@ func (n *run) tryClaim() (mine bool, err error) {
 			j.Deadline = now.Add(n.kind.deadline())
 			n.begin(j, now)
 		}
+		// Asked for with each try: the loss of a former lease, while we waited for a new one, does not touch this claim, and
+		// who let go because of it would leave behind a claim that no one ever takes up.
+		if n.leaseLost = n.r.store.Lost(); closed(n.leaseLost) {
+			return errors.New("this server has no lease at the moment")
+		}
 		j.Owner, j.NotBefore, next = n.r.cfg.Server, nil, j
 		claim := &store.Claim{Meta: orrery.Meta{ID: n.id}, Owner: n.r.cfg.Server, Note: n.r.mark}
 		if err := n.r.store.Claims.InsertLeased(tx, claim); err != nil {

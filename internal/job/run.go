@@ -39,6 +39,7 @@ type run struct {
 
 	claimed    atomic.Bool
 	cancelOnce sync.Once
+	leaseLost  <-chan struct{} // closed when the lease that holds the claim is lost
 	loseOnce   sync.Once
 	cancelled  chan struct{} // closed when cancellation was requested
 	lost       chan struct{} // closed when the claim is gone
@@ -70,7 +71,7 @@ func closed(c <-chan struct{}) bool {
 
 // do claims the job and goes on with it until it ends, has to wait for long, or is no longer ours.
 func (n *run) do() {
-	leaseLost, over := n.r.store.Lost(), make(chan struct{})
+	over := make(chan struct{})
 	defer close(over)
 	mine, err := n.claim()
 	if err != nil || !mine {
@@ -79,7 +80,7 @@ func (n *run) do() {
 	}
 	go func() {
 		select {
-		case <-leaseLost:
+		case <-n.leaseLost:
 			n.lose()
 		case <-over:
 		}
