@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/orrery-db/orrery"
 	"github.com/orrery-db/orrery/internal/job"
@@ -13,8 +14,35 @@ import (
 	"github.com/orrery-db/orrery/internal/store"
 )
 
-// place chooses hosts and makes the instances, in one transaction with the booking of what they take.
+// awayTime is how long placement waits for hosts that are not connected, before it says that there is no room: after a
+// server was restarted its agents need a moment to come back.
+const awayTime = 30 * time.Second
+
+// place makes the instances. Where there is no room while some host is away, it waits a little for that host.
 func (s *Steps) place(ctx context.Context, c *job.Context) error {
+	err := s.placeNow(ctx, c)
+	if err == nil || orrery.KindOf(err) != orrery.KindExhausted || !s.someAway() {
+		return err
+	}
+	c.Logf("no host has room yet; waiting for hosts that are not connected")
+	wait, cancel := context.WithTimeout(ctx, awayTime)
+	defer cancel()
+	if waitErr := s.store.WaitFor(wait, nil, func() (bool, error) { return !s.someAway(), nil }, s.store.Presences.TopicAll()); waitErr != nil && ctx.Err() != nil {
+		return waitErr
+	}
+	return s.placeNow(ctx, c)
+}
+
+// someAway tells whether a host is not connected to any server.
+func (s *Steps) someAway() bool {
+	return slices.ContainsFunc(s.store.Hosts.List(), func(h *orrery.Host) bool {
+		_, here := s.store.Presences.Get(h.ID)
+		return !here
+	})
+}
+
+// placeNow chooses hosts and makes the instances, in one transaction with the booking of what they take.
+func (s *Steps) placeNow(ctx context.Context, c *job.Context) error {
 	var args plan.MembersArgs
 	if err := c.Args(&args); err != nil {
 		return err

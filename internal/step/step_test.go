@@ -303,3 +303,58 @@ func TestDeletionOfWhatIsGone(t *testing.T) {
 		t.Fatalf("the deletion is %s: %v, %+v", j.State, err, j.Error)
 	}
 }
+
+// TestPlacementWaitsForAHostThatIsAway creates while the only hosts are not connected, as right after a server's restart.
+func TestPlacementWaitsForAHostThatIsAway(t *testing.T) {
+	w := newWorld(t)
+	present := func(here bool) {
+		update(t, w.store, func(tx *store.Tx) error {
+			for _, h := range w.store.Hosts.List() {
+				if !here {
+					if err := w.store.Presences.Delete(tx, h.ID); err != nil {
+						return err
+					}
+					continue
+				}
+				if err := w.store.Presences.InsertLeased(tx, &store.Claim{Meta: orrery.Meta{ID: h.ID}}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	present(false)
+	var id string
+	update(t, w.store, func(tx *store.Tx) (err error) {
+		if err := w.insert(tx, 1); err != nil {
+			return err
+		}
+		id, err = w.enqueue(tx, step.KindCreate, 1)
+		return err
+	})
+	steps := w.steps()
+	r, err := job.New(job.Config{Store: w.store, Kinds: steps.Kinds(), Steps: steps.Defs(), Server: "s", Log: storetest.Log(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = r.Run(ctx) }()
+	defer func() { cancel(); <-ended }()
+	is := func(what string, cond func(*orrery.Job) bool) {
+		t.Helper()
+		err := w.store.WaitFor(ctx, nil, func() (bool, error) {
+			j, ok := w.store.Jobs.Get(id)
+			return ok && cond(j), nil
+		})
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+	is("waiting", func(j *orrery.Job) bool { return len(j.Steps) > 0 && len(j.Steps[0].Log) > 0 })
+	present(true)
+	is("over", func(j *orrery.Job) bool { return j.State.Final() })
+	if j, _ := w.store.Jobs.Get(id); j.State != orrery.JobSucceeded {
+		t.Errorf("the creation ended as %s: %+v", j.State, j.Error)
+	}
+}
