@@ -136,7 +136,7 @@ func (b *bench) warmed(ctx context.Context, n int) error {
 func (b *bench) create(ctx context.Context, name string, instances int) (time.Duration, error) {
 	begin := time.Now()
 	made, err := b.client.CreateDatastore(ctx, "default", client.NewDatastore{Name: name,
-		Spec: orrery.DatastoreSpec{Engine: "postgres", Plan: b.plan, Instances: instances}})
+		Spec: orrery.DatastoreSpec{Engine: "postgres", Plan: b.plan, StorageGiB: 1, Instances: instances}})
 	if err != nil {
 		return 0, err
 	}
