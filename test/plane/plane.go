@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/orrery-db/orrery/client"
 )
@@ -133,7 +134,46 @@ func (p *Plane) StartAgent(ctx context.Context) error {
 		return err
 	}
 	p.joined = true
+	return p.waitHost(ctx)
+}
+
+// waitHost waits until the host has said what it can run, and the plane knows the parameters of that: an agent is ready
+// when its session is up, and its first report follows.
+func (p *Plane) waitHost(ctx context.Context) error {
+	c, err := p.Client()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !p.hostReported(ctx, c) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the host's first report: %w", ctx.Err())
+		}
+	}
 	return nil
+}
+
+func (p *Plane) hostReported(ctx context.Context, c *client.Client) bool {
+	for h, err := range c.Hosts(ctx, client.ListOptions{}) {
+		if err != nil || !h.Status.Connected || len(h.Status.Engines) == 0 {
+			return false
+		}
+		for _, e := range h.Status.Engines {
+			for _, err := range c.Catalogue(ctx, e.Engine, e.Version) {
+				if err != nil {
+					return false
+				}
+				break
+			}
+		}
+		return true
+	}
+	return false
 }
 
 // Kill ends the plane's processes with SIGKILL and waits until they are gone. Databases stay.
