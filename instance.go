@@ -107,7 +107,8 @@ type DatabaseStatus struct {
 	AppliedRestartSeq int64 `json:"applied_restart_seq,omitempty"`
 	// PendingRestart names the parameters that wait for a restart.
 	PendingRestart []string `json:"pending_restart,omitempty"`
-	// SystemID identifies the data's lineage (PostgreSQL's system identifier, Valkey's replication ID).
+	// SystemID identifies the data's lineage (PostgreSQL's system identifier; for Valkey, whose own ID changes, the
+	// datastore's ID).
 	SystemID string `json:"system_id,omitempty"`
 	Message  string `json:"message,omitempty"`
 	// ErrorCode is a stable code of what Message tells, as in "parameter_rejected", "disk_full", "port_taken".

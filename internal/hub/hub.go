@@ -42,7 +42,6 @@ type Hub struct {
 	agents  map[string]*box // by host ID
 	keepers map[string]*box // by instance ID
 
-	stats   map[string]session.KeeperStats
 	comings map[string]bool // hosts that came or went and are not written yet
 	wake    chan struct{}
 }
@@ -55,8 +54,7 @@ func New(cfg Config) (*Hub, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Hub{Config: cfg, agents: map[string]*box{}, keepers: map[string]*box{}, stats: map[string]session.KeeperStats{},
-		comings: map[string]bool{}, wake: make(chan struct{}, 1)}, nil
+	return &Hub{Config: cfg, agents: map[string]*box{}, keepers: map[string]*box{}, comings: map[string]bool{}, wake: make(chan struct{}, 1)}, nil
 }
 
 // Run follows the store and sends new wishes to whom a change concerns, until ctx ends.

@@ -70,29 +70,12 @@ func (s *keeperSession) Report(ctx context.Context, r session.KeeperReport) erro
 	return s.hub.reportKeeper(ctx, s.instance, r)
 }
 
-func (s *keeperSession) Stats(st session.KeeperStats) {
-	s.hub.mu.Lock()
-	defer s.hub.mu.Unlock()
-	s.hub.stats[s.instance] = st
-}
+// Stats are not kept: nothing reads them yet, and they never belong into the state store.
+func (s *keeperSession) Stats(session.KeeperStats) {}
 
 func (s *keeperSession) ActionResult(context.Context, string, session.ActionResult) error { return nil }
 
-func (s *keeperSession) Close() {
-	if s.hub.leave(s.hub.keepers, s.instance, s.box) {
-		s.hub.mu.Lock()
-		delete(s.hub.stats, s.instance)
-		s.hub.mu.Unlock()
-	}
-}
-
-// Stats gives the newest numbers of an instance whose keeper is connected to this server.
-func (h *Hub) Stats(instance string) (session.KeeperStats, bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	st, ok := h.stats[instance]
-	return st, ok
-}
+func (s *keeperSession) Close() { s.hub.leave(s.hub.keepers, s.instance, s.box) }
 
 // leave takes a session's box away, unless a newer session has put its own there.
 func (h *Hub) leave(of map[string]*box, id string, b *box) bool {
